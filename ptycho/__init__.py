@@ -1,0 +1,1 @@
+"""The ptychography experiment and its data: NumPy and SciPy only, no torch."""

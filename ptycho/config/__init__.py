@@ -1,0 +1,1 @@
+"""Settings: every one of them is declared here, once."""

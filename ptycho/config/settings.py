@@ -1,0 +1,185 @@
+"""How one setting is declared, checked and turned into a command-line flag.
+
+A setting is a dataclass field made by :func:`setting`. Its annotation gives the type and, for a
+``Literal``, the allowed names; its metadata give a sentence, a unit and a range. From that one
+declaration come the validation, the flag and the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from ptycho.errors import InputError, unknown_name
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    unit: str = "",
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Declare one setting.
+
+    Args:
+        default: value when nothing is said; without one the setting is required.
+        help: one sentence for the command line and the documentation.
+        unit: physical unit, shown after the sentence.
+        low: smallest allowed value (inclusive).
+        above: allowed values are greater than this (exclusive).
+        high: largest allowed value (inclusive).
+        flag: command-line spelling where it differs from the field's name.
+    """
+    metadata = dict(help=help, unit=unit, low=low, above=above, high=high, flag=flag)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@functools.cache
+def annotations_of(cls: type) -> Mapping[str, Any]:
+    """Resolved annotations of a dataclass, inherited ones included."""
+    return types.MappingProxyType(typing.get_type_hints(cls))
+
+
+def literal_names(annotation: Any) -> tuple[str, ...]:
+    """The names of a ``Literal`` annotation; empty for any other."""
+    return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def split_optional(annotation: Any) -> tuple[Any, bool]:
+    """``X | None`` as (X, True); any other annotation as (annotation, False)."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        members = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return members[0], len(members) < len(typing.get_args(annotation))
+    return annotation, False
+
+
+def allowed_text(field: dataclasses.Field[Any]) -> str:
+    """The allowed range of a number in words, for messages and documentation."""
+    meta = field.metadata
+    parts = []
+    if meta.get("low") is not None:
+        parts.append(f"at least {meta['low']:g}")
+    if meta.get("above") is not None:
+        parts.append(f"above {meta['above']:g}")
+    if meta.get("high") is not None:
+        parts.append(f"at most {meta['high']:g}")
+    return " and ".join(parts)
+
+
+def validate(config: Any) -> None:
+    """Check every field of a settings dataclass against its declaration.
+
+    Raises:
+        InputError: one line with the setting, its value and what is allowed.
+    """
+    hints = annotations_of(type(config))
+    for field in dataclasses.fields(config):
+        _check(field, hints[field.name], getattr(config, field.name))
+
+
+def _check(field: dataclasses.Field[Any], annotation: Any, value: Any) -> None:
+    kind, optional = split_optional(annotation)
+    if value is None and optional:
+        return
+    names = literal_names(kind)
+    if names:
+        if value not in names:
+            raise unknown_name(field.name, value, names)
+        return
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not all(isinstance(v, str) for v in value):
+            raise InputError(f"{field.name}: {value!r} is not a tuple of strings")
+        return
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{field.name}: {value!r} is not of type {kind.__name__}")
+    if kind in (int, float):
+        _check_range(field, value)
+
+
+def _check_range(field: dataclasses.Field[Any], value: float) -> None:
+    meta, allowed = field.metadata, allowed_text(field)
+    if not math.isfinite(value):
+        raise InputError(f"{field.name}: {value} is not a finite number; allowed: {allowed or 'any finite number'}")
+    low, above, high = meta.get("low"), meta.get("above"), meta.get("high")
+    if (
+        (low is not None and value < low)
+        or (above is not None and value <= above)
+        or (high is not None and value > high)
+    ):
+        raise InputError(f"{field.name}: {value} is out of range; allowed: {allowed}")
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """The command-line spelling of a setting."""
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
+def add_flags(parser: argparse._ActionsContainer, cls: type, skip: Iterable[str] = ()) -> None:
+    """Add one flag per setting of ``cls``; a flag not given leaves nothing in the namespace."""
+    hints, skipped = annotations_of(cls), set(skip)
+    for field in dataclasses.fields(cls):
+        if field.name not in skipped:
+            _add_flag(parser, field, hints[field.name])
+
+
+def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], annotation: Any) -> None:
+    kind, optional = split_optional(annotation)
+    required = field.default is dataclasses.MISSING
+    unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
+    shown = "" if required else f" (default: {'off' if field.default is None else field.default})"
+    options: dict[str, Any] = dict(
+        dest=field.name,
+        default=argparse.SUPPRESS,
+        required=required,
+        help=(field.metadata.get("help", "") + unit + shown).replace("%", "%%"),
+    )
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is tuple:
+        options |= dict(action="append", metavar="TEXT")
+    else:
+        options["type"] = _Parser(field.name, kind, optional)
+        options["metavar"] = "{" + ",".join(literal_names(kind)) + "}" if literal_names(kind) else kind.__name__.upper()
+    parser.add_argument(flag_of(field), **options)
+
+
+class _Parser:
+    """Turn a flag's text into the setting's type; ``off`` stands for None where None is allowed."""
+
+    def __init__(self, name: str, kind: Any, optional: bool) -> None:
+        self.name, self.kind, self.optional = name, kind, optional
+
+    def __call__(self, text: str) -> Any:
+        if self.optional and text.lower() in ("off", "none"):
+            return None
+        if literal_names(self.kind):
+            if text not in literal_names(self.kind):
+                raise unknown_name(self.name, text, literal_names(self.kind))
+            return text
+        try:
+            return self.kind(text)
+        except ValueError:
+            raise InputError(f"{self.name}: {text!r} is not a number of type {self.kind.__name__}") from None
+
+
+def chosen(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The settings of ``cls`` that were given on the command line."""
+    values = {f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if hasattr(namespace, f.name)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def project(config: Any, cls: type) -> dict[str, Any]:
+    """The fields of ``cls`` as they stand in ``config``, a dataclass that has them all."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(cls)}

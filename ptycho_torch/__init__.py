@@ -1,0 +1,1 @@
+"""The network, its physics and its training in torch and Lightning: no MLflow, no argument parsing."""

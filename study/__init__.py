@@ -1,0 +1,1 @@
+"""The experiment about training: which clipping keeps a network from diverging."""
