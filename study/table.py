@@ -1,0 +1,296 @@
+"""The tidy tables of a study, read from the files its runs left: one row per run, per step, per evaluation.
+
+A study folder holds ``study.json`` and one folder per run under ``runs/``. Nothing is judged here: the
+outcome of a run is the word its own ``result.json`` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ptycho.errors import InputError, unknown_name
+
+OUTCOMES = ("ok", "plateau", "failed", "oom", "error", "timeout", "killed")
+JUDGED = ("ok", "plateau", "failed")
+TEXT_COLUMNS = (
+    *("run_id", "regime", "algorithm", "architecture", "optimizer", "outcome", "reason"),
+    *("dataset_digest", "git_commit", "study_version"),
+)
+INTEGER_COLUMNS = ("replicate", "failed_at_step", "steps", "spikes", "ensemble_size", "n_parameters")
+SEED_COLUMNS = ("seed_init", "seed_order", "seed_data")
+RUN_COLUMNS = (
+    *("run_id", "regime", "algorithm", "threshold", "architecture", "optimizer", "learning_rate", "replicate"),
+    *("seed_init", "seed_order", "seed_data", "outcome", "reason", "failed_at_step", "steps", "wall_s"),
+    *("val_loss_final", "val_loss_best", "baseline_constant", "baseline_mean_patch", "baseline_oracle"),
+    *("amp_ssim", "phase_ssim", "amp_mae", "phase_mae", "frc50"),
+    *("grad_norm_median", "grad_norm_p99", "grad_norm_max", "clipped_fraction", "stall_ratio", "update_ratio_p99"),
+    *("spikes", "ensemble_size", "n_parameters", "dataset_digest", "git_commit", "study_version"),
+)
+REQUIRED = ("run_id", "regime", "algorithm", "replicate", "outcome")
+STEP_COLUMNS = (
+    *("run_id", "step", "loss", "grad_norm_preclip", "grad_norm_postclip", "clipped_fraction", "update_ratio"),
+    *("learning_rate", "weight_norm"),
+)
+EVAL_COLUMNS = ("run_id", "step", "val_loss", "amp_spread", "phase_spread")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Everything a study recorded, as tidy tables.
+
+    Attributes:
+        out: the study folder.
+        study: what ``study.json`` says: study_id, preset, regimes, algorithms, control, ...
+        runs: one row per finished run, the columns of ``RUN_COLUMNS`` first, in the order of the design.
+        steps: one row per run and optimizer step, ``STEP_COLUMNS``.
+        evals: one row per run and evaluation, ``EVAL_COLUMNS``.
+        settings: realised settings that all runs share.
+        unfinished: folders of runs that have begun and left no result.
+    """
+
+    out: Path
+    study: Mapping[str, Any]
+    runs: pd.DataFrame
+    steps: pd.DataFrame
+    evals: pd.DataFrame
+    settings: Mapping[str, Any]
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def control(self) -> str:
+        """Name of the algorithm that the others are held against."""
+        return str(self.study.get("control", "none"))
+
+
+def collect(out: Path) -> Tables:
+    """Read a study folder; write ``runs.csv`` and ``steps.parquet`` into it.
+
+    Steps are written run by run, so that writing holds one run in memory at a time.
+
+    Raises:
+        InputError: the folder is no study, or one of its files is damaged.
+    """
+    study = read_study(out)
+    results, unfinished = _read_results(out)
+    realised = {row["run_id"]: row.pop("realised", None) or {} for row in results}
+    shared, varying = _split_settings(realised)
+    runs = _runs_frame(_in_design_order(results, study), varying)
+    folders = [out / "runs" / str(run_id) for run_id in runs["run_id"]]
+    with replacing(out / "runs.csv") as temporary:
+        runs.to_csv(temporary, index=False)
+    with replacing(out / "steps.parquet") as temporary:
+        _write_steps(temporary, folders)
+    return Tables(
+        out=out,
+        study=study,
+        runs=runs,
+        steps=pq.read_table(out / "steps.parquet", read_dictionary=["run_id"]).to_pandas(),
+        evals=_read_evals(folders),
+        settings=shared,
+        unfinished=unfinished,
+    )
+
+
+def read_study(out: Path) -> dict[str, Any]:
+    """``study.json`` of a study folder.
+
+    Raises:
+        InputError: no such folder, no ``study.json``, or not the JSON that a study writes.
+    """
+    path = out / "study.json"
+    if not path.is_file():
+        raise InputError(f"{out}: no study.json there; allowed: a folder that a study has written")
+    study = _read_object(path)
+    for key in ("regimes", "algorithms"):
+        entries = study.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
+            raise InputError(f"{path}: {key} is {entries!r}; allowed: a list of entries that each have a name")
+    return study
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and else is removed.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); allowed: a writable folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); allowed: the file as the study wrote it"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}; allowed: a JSON object")
+    return value
+
+
+def _read_results(out: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Rows of the finished runs, and the names of folders without a result."""
+    runs = out / "runs"
+    folders = sorted(p for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+    finished = [p for p in folders if (p / "result.json").is_file()]
+    unfinished = tuple(p.name for p in folders if p not in set(finished) and (p / "spec.json").is_file())
+    return [_read_result(folder) for folder in finished], unfinished
+
+
+def _read_result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    row = _read_object(path)
+    for key in REQUIRED:
+        if row.get(key) is None:
+            raise InputError(f"{path}: {key} is missing; allowed: a result with {', '.join(REQUIRED)}")
+    if row["run_id"] != folder.name:
+        raise InputError(f"{path}: run_id is {row['run_id']!r}; allowed: the name of its folder, {folder.name!r}")
+    if row["outcome"] not in OUTCOMES:
+        raise InputError(f"{path}: {unknown_name('outcome', row['outcome'], OUTCOMES)}")
+    if not isinstance(row.get("realised") or {}, dict):
+        raise InputError(f"{path}: realised is {row['realised']!r}; allowed: settings and their values")
+    for key in set(RUN_COLUMNS) - set(TEXT_COLUMNS):
+        value = row.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"{path}: {key} is {value!r}; allowed: a number")
+    for key in INTEGER_COLUMNS:
+        if row.get(key) is not None and row[key] != row[key]:
+            row[key] = None
+    return row
+
+
+def _in_design_order(rows: Sequence[dict[str, Any]], study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Regime, algorithm, what else tells arms apart, replicate: as ``study.json`` lists them, then by name."""
+    regimes = {r["name"]: i for i, r in reversed(list(enumerate(study.get("regimes", []))))}
+    algorithms = {a["name"]: i for i, a in reversed(list(enumerate(study.get("algorithms", []))))}
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        regime, algorithm = row["regime"], row["algorithm"]
+        place = (regimes.get(regime, len(regimes)), str(regime))
+        network = (str(row.get("architecture")), str(row.get("optimizer")), row.get("learning_rate") or 0.0)
+        arm = (algorithms.get(algorithm, len(algorithms)), str(algorithm), row.get("threshold") or 0.0)
+        return (*place, *network, *arm, row["replicate"], str(row["run_id"]))
+
+    return sorted(rows, key=key)
+
+
+def _split_settings(realised: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Settings with one value in all runs, and per run those that differ between runs."""
+    names = sorted({name for settings in realised.values() for name in settings})
+    shared: dict[str, Any] = {}
+    varying: dict[str, dict[str, Any]] = {run_id: {} for run_id in realised}
+    for name in names:
+        values = {run_id: settings.get(name) for run_id, settings in realised.items()}
+        if len({json.dumps(v, sort_keys=True) for v in values.values()}) == 1:
+            shared[name] = next(iter(values.values()))
+        else:
+            for run_id, value in values.items():
+                varying[run_id][name] = value
+    return shared, varying
+
+
+def _runs_frame(rows: Sequence[dict[str, Any]], varying: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per run; what a result says beyond the fixed columns, and settings that vary, come after them."""
+    complete = [{**varying[row["run_id"]], **row} for row in rows]
+    extra = sorted({key for row in complete for key, value in row.items() if not isinstance(value, (dict, list))})
+    columns = [*RUN_COLUMNS, *(key for key in extra if key not in RUN_COLUMNS)]
+    frame = pd.DataFrame({key: [row.get(key) for row in complete] for key in columns}, dtype=object)
+    for key in columns:
+        if key in INTEGER_COLUMNS:
+            frame[key] = pd.array(frame[key].tolist(), dtype="Int64")
+        elif key in RUN_COLUMNS and key not in TEXT_COLUMNS and key not in SEED_COLUMNS:
+            frame[key] = pd.to_numeric(frame[key]).astype(float)
+        elif key not in RUN_COLUMNS:
+            frame[key] = frame[key].infer_objects()
+    return frame
+
+
+def read_lines(path: Path, columns: Sequence[str]) -> dict[str, Any]:
+    """Columns of a JSON-lines file of numbers; a missing file is empty, and so is a missing number NaN.
+
+    A last line that a killed run could not complete is left out.
+
+    Raises:
+        InputError: a damaged line, named by its number.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    rows = _parse_lines(path, lines)
+    try:
+        step = np.array([int(row["step"]) for row in rows], dtype=np.int64)
+        numbers = {key: np.array([_number(row.get(key)) for row in rows]) for key in columns if key != "step"}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a number, or no step ({error!r}); allowed: one step and its numbers a line"
+        ) from error
+    return {"step": step, **numbers}
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _parse_lines(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+    *whole, rest = lines or [""]
+    rows = []
+    for number, line in enumerate(whole, start=1):
+        if line.strip():
+            rows.append(_parse_line(line, f"{path}, line {number}"))
+    with contextlib.suppress(InputError):
+        if rest.strip():
+            rows.append(_parse_line(rest, str(path)))
+    return rows
+
+
+def _parse_line(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: {line[:40]!r} is no JSON ({error.msg}); allowed: one object a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {line[:40]!r}; allowed: one object a line")
+    return row
+
+
+def _write_steps(path: Path, folders: Sequence[Path]) -> None:
+    """One row group per run."""
+    kinds: dict[str, Callable[[], pa.DataType]] = {"run_id": pa.string, "step": pa.int64}
+    schema = pa.schema([(key, kinds.get(key, pa.float64)()) for key in STEP_COLUMNS])
+    with pq.ParquetWriter(path, schema) as writer:
+        for folder in folders:
+            columns = read_lines(folder / "steps.jsonl", STEP_COLUMNS[1:])
+            if len(columns["step"]):
+                run_id = [folder.name] * len(columns["step"])
+                writer.write_table(pa.table({"run_id": run_id, **columns}, schema=schema))
+
+
+def _read_evals(folders: Sequence[Path]) -> pd.DataFrame:
+    frames = []
+    for folder in folders:
+        columns = read_lines(folder / "evals.jsonl", EVAL_COLUMNS[1:])
+        if len(columns["step"]):
+            frames.append(pd.DataFrame({"run_id": folder.name, **columns}))
+    if not frames:
+        return pd.DataFrame({key: pd.Series(dtype=float) for key in EVAL_COLUMNS}).astype({"run_id": str})
+    return pd.concat(frames, ignore_index=True)[list(EVAL_COLUMNS)]
