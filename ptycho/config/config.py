@@ -11,15 +11,51 @@ from typing import Literal
 
 from ptycho.config.algorithms import ClipAlgorithm
 from ptycho.config.settings import setting, validate
+from ptycho.errors import InputError
 
 Architecture = Literal["cnn", "fno", "fno_vanilla", "hybrid", "stable_hybrid"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["none", "warmup_cosine", "plateau"]
 LossMode = Literal["mae", "poisson"]
 
+U_SHAPED = ("cnn", "hybrid", "stable_hybrid")
+SMALLEST_LEVEL_PX = 2
+
+
+def largest_depth(size: int) -> int:
+    """The most levels a U-shaped network can have on frames of ``size`` px: each halves the one before.
+
+    >>> largest_depth(64), largest_depth(96)
+    (6, 6)
+    """
+    depth = 1
+    while size % 2 == 0 and size // 2 >= SMALLEST_LEVEL_PX:
+        size, depth = size // 2, depth + 1
+    return depth
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class FaultConfig:
+    """What is wrong with the training frames, on purpose."""
+
+    fault: tuple[str, ...] = setting(
+        (), "Fault put into the training frames, as name:rate=...,size=...,onset=... (repeatable)"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def check_together(self) -> None:
+        """Refuse a fault that cannot be read."""
+        if self.fault:
+            from ptycho.faults import parse_fault  # NumPy is loaded only where there is a fault to read
+
+            for text in self.fault:
+                parse_fault(text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(FaultConfig):
     """Where the diffraction patterns come from: a file, or the grid-lines simulation."""
 
     data: str | None = setting(None, "Real scan to train on; without it, grid-lines objects are simulated")
@@ -41,9 +77,6 @@ class DataConfig:
         0.1, "Part of a real scan's frames kept for the test; a simulation tests on a second object",
         above=0, high=0.5,
     )
-    fault: tuple[str, ...] = setting(
-        (), "Fault put into the training frames, as name:rate=...,size=...,onset=... (repeatable)"
-    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -61,13 +94,22 @@ class ModelConfig:
     fno_blocks: int = setting(4, "Depth: spectral blocks, or levels of a U-shaped network", low=1)
     fno_cnn_blocks: int = setting(2, "Convolutional blocks after the spectral ones (fno) or at each level (cnn)", low=1)
     fno_input_transform: Literal["none", "sqrt", "log1p"] = setting("none", "Transform of the input amplitudes")
-    generator_output_mode: Literal["real_imag", "amp_phase"] = setting(
-        "real_imag", "What the two output channels stand for"
+    generator_output_mode: Literal["real_imag", "amp_phase"] | None = setting(
+        None, "What the two output channels stand for; by default amp_phase for cnn, real_imag for the others"
     )
     layerscale_init: float = setting(1e-3, "Initial LayerScale of stable_hybrid's blocks", low=0, high=10)
 
     def __post_init__(self) -> None:
         validate(self)
+
+    def check_together(self) -> None:
+        """Refuse a U-shaped network that is too deep for its frames."""
+        deepest = largest_depth(self.N)
+        if self.architecture in U_SHAPED and self.fno_blocks > deepest:
+            raise InputError(
+                f"fno_blocks: {self.fno_blocks} levels of {self.architecture} do not fit frames of {self.N} px; "
+                f"allowed: at most {deepest} (the smallest level keeps {SMALLEST_LEVEL_PX} px)"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,9 @@ def allowed_text(field: dataclasses.Field[Any]) -> str:
 
 
 def validate(config: Any) -> None:
-    """Check every field of a settings dataclass against its declaration.
+    """Check every field of a settings dataclass against its declaration, then what a class says of several.
+
+    A class that has more to say defines ``check_together(self)``; every such method up the line is called.
 
     Raises:
         InputError: one line with the setting, its value and what is allowed.
@@ -85,6 +87,9 @@ def validate(config: Any) -> None:
     hints = annotations_of(type(config))
     for field in dataclasses.fields(config):
         _check(field, hints[field.name], getattr(config, field.name))
+    for cls in type(config).__mro__:
+        if "check_together" in vars(cls):
+            cls.check_together(config)
 
 
 def _check(field: dataclasses.Field[Any], annotation: Any, value: Any) -> None:
@@ -155,13 +160,22 @@ def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any],
     parser.add_argument(flag_of(field), **options)
 
 
+NOT_GIVEN = object()
+
+
 class _Parser:
-    """Turn a flag's text into the setting's type; ``off`` stands for None where None is allowed."""
+    """Turn a flag's text into the setting's type.
+
+    ``off`` stands for None where None is allowed, and an empty text for a flag that was not given:
+    a caller that passes every flag on, such as an MLflow project, can leave one open.
+    """
 
     def __init__(self, name: str, kind: Any, optional: bool) -> None:
         self.name, self.kind, self.optional = name, kind, optional
 
     def __call__(self, text: str) -> Any:
+        if text == "":
+            return NOT_GIVEN
         if self.optional and text.lower() in ("off", "none"):
             return None
         if literal_names(self.kind):
@@ -176,8 +190,14 @@ class _Parser:
 
 def chosen(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
     """The settings of ``cls`` that were given on the command line."""
-    values = {f.name: getattr(namespace, f.name) for f in dataclasses.fields(cls) if hasattr(namespace, f.name)}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    given = {}
+    for field in dataclasses.fields(cls):
+        value = getattr(namespace, field.name, NOT_GIVEN)
+        if isinstance(value, list):
+            value = tuple(text for text in value if text) or NOT_GIVEN
+        if value is not NOT_GIVEN:
+            given[field.name] = value
+    return given
 
 
 def project(config: Any, cls: type) -> dict[str, Any]:

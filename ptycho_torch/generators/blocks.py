@@ -1,0 +1,57 @@
+"""Building blocks of the generators. Shape legend: B batch, C channels, (H, W) pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptycho_torch.generators.spectral import SpectralConv2d
+
+
+def lifter(in_channels: int, width: int) -> nn.Sequential:
+    """Two 3 x 3 convolutions that lift an image to ``width`` channels."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, padding=1),
+        nn.GELU(),
+        nn.Conv2d(width, width, 3, padding=1),
+    )
+
+
+class PtychoBlock(nn.Module):
+    """y = x + GELU(spectral(x) + conv3x3(x)); the image's size and channels are kept."""
+
+    def __init__(self, channels: int, modes: int, size: int) -> None:
+        super().__init__()
+        self.spectral = SpectralConv2d(channels, channels, modes, size)
+        self.local = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.gelu(self.spectral(x) + self.local(x))
+
+
+class StablePtychoBlock(PtychoBlock):
+    """y = x + gamma * InstanceNorm(GELU(spectral(x) + conv3x3(x))), gamma one LayerScale per channel.
+
+    The normalisation stands last, so that each block adds an increment of known size
+    (LayerScale: Touvron et al. 2021, eq. 4).
+    """
+
+    def __init__(self, channels: int, modes: int, size: int, layerscale_init: float) -> None:
+        super().__init__(channels, modes, size)
+        self.norm = nn.InstanceNorm2d(channels)
+        self.layerscale = nn.Parameter(torch.full((channels, 1, 1), layerscale_init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layerscale * self.norm(F.gelu(self.spectral(x) + self.local(x)))
+
+
+class ConvBlock(nn.Module):
+    """y = x + GELU(conv3x3(x))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.gelu(self.conv(x))

@@ -1,0 +1,65 @@
+"""The losses, each divided by what the training set measures on average, so that scans compare.
+
+Both take intensities (B, C, N, N) in model units and return one value per frame, (B,).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptycho.arrays import PtychoArrays
+
+TINY_INTENSITY = 1e-12  # keeps the slope of the square root finite at zero intensity
+BACKGROUND_PHOTONS = 0.1  # a rate of exactly zero would make one stray photon impossible
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LossScale:
+    """What the training frames measure on average.
+
+    Attributes:
+        amplitude: mean amplitude per pixel, model units.
+        intensity: mean intensity per pixel, model units.
+        photons_per_intensity: photons for one unit of model intensity.
+    """
+
+    amplitude: float
+    intensity: float
+    photons_per_intensity: float
+
+    @classmethod
+    def of(cls, train: PtychoArrays) -> LossScale:
+        """The scale of a training set."""
+        amplitude = train.amplitude.astype(np.float64)
+        return cls(
+            amplitude=float(amplitude.mean()),
+            intensity=float((amplitude**2).mean()),
+            photons_per_intensity=train.photons_per_intensity,
+        )
+
+
+def mae(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> Tensor:
+    """Mean absolute error of amplitudes over their mean, per frame."""
+    amplitude = torch.sqrt(predicted + TINY_INTENSITY)
+    return (amplitude - measured_amplitude).abs().mean(dim=(1, 2, 3)) / scale.amplitude
+
+
+def poisson(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> Tensor:
+    """Poisson deviance per photon (half of it), per frame: zero where the rate equals the counts.
+
+    rate - counts + counts * log(counts / rate), the negative log-likelihood less its smallest
+    value (Thibault & Guizar-Sicairos 2012, eq. 5), with a small background added to both.
+    """
+    background = BACKGROUND_PHOTONS / scale.photons_per_intensity
+    rate = predicted + background
+    counts = measured_amplitude * measured_amplitude + background
+    deviance = rate - counts + counts * torch.log(counts / rate)
+    return deviance.mean(dim=(1, 2, 3)) / scale.intensity
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, LossScale], Tensor]] = {"mae": mae, "poisson": poisson}

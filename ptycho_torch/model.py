@@ -1,0 +1,239 @@
+"""The physics-informed network, and its training under Lightning's manual optimization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ptycho_torch.config_params import ModelConfig, TrainingConfig
+from ptycho_torch.dataset import PtychoBatch
+from ptycho_torch.generators import Generator, build_generator
+from ptycho_torch.losses import LOSSES, LossScale
+from ptycho_torch.optimizers import make_optimizer, make_scheduler
+from ptycho_torch.physics import diffract
+from ptycho_torch.telemetry import EvalRecord, NoSink, Sink, StepBuffer, UpdateMeter
+from ptycho_torch.train_utils import ClipReport, GradientClipper
+
+
+class Prediction(NamedTuple):
+    """patches (B, C, N, N) complex object patches, intensity (B, C, N, N) they would diffract."""
+
+    patches: Tensor
+    intensity: Tensor
+
+
+class PtychoPINN(nn.Module):
+    """A generator followed by the experiment it has to explain."""
+
+    probe: Tensor
+
+    def __init__(self, generator: Generator, probe: NDArray[np.complex64]) -> None:
+        """Args: generator; probe (P, N, N) complex64 in model units, kept fixed."""
+        super().__init__()
+        self.generator = generator
+        self.register_buffer("probe", torch.from_numpy(np.ascontiguousarray(probe)))
+
+    @property
+    def final_layer(self) -> nn.Module:
+        """The generator's output layer."""
+        return self.generator.final_layer
+
+    def forward(self, amplitude: Tensor) -> Prediction:
+        """(B, C, N, N) measured amplitudes -> the object patches that explain them."""
+        patches = self.generator(amplitude)
+        with torch.autocast(amplitude.device.type, enabled=False):
+            return Prediction(patches, diffract(patches, self.probe))
+
+
+def build_model(config: ModelConfig, probe: NDArray[np.complex64], seed: int) -> PtychoPINN:
+    """A freshly initialised model; its weights are a function of (config, seed) alone.
+
+    Raises:
+        InputError: the architecture does not fit the frame size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PtychoPINN(build_generator(config), probe)
+
+
+class PtychoPINN_Lightning(L.LightningModule):
+    """Wiring: loss, backward, clip, step, record. One optimizer step per accumulation window.
+
+    Args:
+        model: the network with its physics.
+        training_config: every training setting.
+        loss_scale: averages of the training set that the loss is divided by.
+        total_steps: optimizer steps planned, for schedules and the step budget.
+        sink: where records go.
+    """
+
+    clipper: GradientClipper
+    meter: UpdateMeter
+
+    def __init__(
+        self,
+        model: PtychoPINN,
+        training_config: TrainingConfig,
+        loss_scale: LossScale,
+        total_steps: int,
+        sink: Sink | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.training_config = training_config
+        self.gradient_clip_val = training_config.gradient_clip_val
+        self.loss_scale = loss_scale
+        self.total_steps = total_steps
+        self.sink: Sink = NoSink() if sink is None else sink
+        self.steps_done = 0
+        self._buffer = StepBuffer()
+        self._window_losses: list[Tensor] = []
+        self._evaluation: list[Tensor] = []
+        self._clipper_state: dict[str, Any] = {}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(self.model.parameters(), self.training_config)
+        scheduler = make_scheduler(optimizer, self.training_config, self.total_steps)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+    def frame_losses(self, batch: PtychoBatch, prediction: Prediction) -> Tensor:
+        """(b,) loss of each frame of a batch."""
+        loss = LOSSES[self.training_config.torch_loss_mode]
+        return loss(prediction.intensity, batch.amplitude, self.loss_scale)
+
+    # training -----------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        config = self.training_config
+        self.clipper = GradientClipper(
+            self.model,
+            algorithm=config.gradient_clip_algorithm,
+            threshold=self.gradient_clip_val,
+            eps=config.gradient_clip_eps,
+            skip_last=config.gradient_clip_skip_last,
+            nonfinite=config.gradient_clip_nonfinite,
+        )
+        if self._clipper_state:
+            self.clipper.load_state_dict(self._clipper_state)
+        self.meter = UpdateMeter(list(self.model.parameters()))
+
+    def training_step(self, batch: PtychoBatch, batch_idx: int) -> None:
+        position, size = self._window(batch_idx)
+        loss = self.frame_losses(batch, self.model(batch.amplitude)).mean() / size
+        self.manual_backward(loss)
+        self._window_losses.append(loss.detach())
+        if position + 1 == size:
+            self._optimizer_step()
+
+    def _window(self, batch_idx: int) -> tuple[int, int]:
+        """Place of a batch in its accumulation window, and the window's size; an epoch's last may be short."""
+        full = self.training_config.accumulate_grad_batches
+        position = batch_idx % full
+        left = int(self.trainer.num_training_batches) - (batch_idx - position)
+        return position, min(full, left)
+
+    def _optimizer_step(self) -> None:
+        optimizer = self.optimizers()
+        rate = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
+        report = self.clipper()
+        self.meter.mark()
+        if not self.clipper.can_skip or bool(report.keep):
+            optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self._record(report, rate)
+        self.steps_done += 1
+        if self.training_config.scheduler == "warmup_cosine":
+            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        if self.steps_done >= self.total_steps:
+            self.trainer.should_stop = True
+
+    def _record(self, report: ClipReport, rate: float) -> None:
+        update_ratio, weight_norm = self.meter.measure()
+        loss = torch.stack(self._window_losses).sum()
+        row = (loss, report.norm_before, report.norm_after, report.clipped_fraction, update_ratio, weight_norm)
+        self._buffer.add(self.steps_done, row, rate)
+        self._window_losses = []
+        config = self.training_config
+        if config.log_grad_norm and self.steps_done % config.grad_norm_log_freq == 0:
+            self.sink.on_layer_norms(self.steps_done, self.clipper.layer_norms())
+        if self._buffer.full:
+            self._flush()
+
+    def _flush(self) -> None:
+        records = self._buffer.flush()
+        if records and self.sink.on_steps(records):
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        self._flush()
+
+    # validation ---------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation = []
+
+    def validation_step(self, batch: PtychoBatch, batch_idx: int) -> None:
+        prediction = self.model(batch.amplitude)
+        losses = self.frame_losses(batch, prediction)
+        count = losses.new_tensor(losses.numel())
+        self._evaluation.append(torch.cat((torch.stack((losses.sum(), count)), spread_sums(prediction.patches))))
+
+    def on_validation_epoch_end(self) -> None:
+        self._flush()
+        record = evaluation_record(self.steps_done, self._evaluation)
+        if self.sink.on_eval(record):
+            self.trainer.should_stop = True
+        if self.training_config.scheduler == "plateau" and self.trainer.training:
+            self.lr_schedulers().step(record.val_loss)  # type: ignore[union-attr, call-arg]
+
+    def predict_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
+        return self.model(batch.amplitude).patches
+
+    # checkpoints --------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["clipper"] = self.clipper.state_dict()
+        checkpoint["steps_done"] = self.steps_done
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._clipper_state = checkpoint["clipper"]
+        self.steps_done = checkpoint["steps_done"]
+
+
+def spread_sums(patches: Tensor) -> Tensor:
+    """(5,) sums over object patches (B, C, N, N): pixels, amplitude, its square, and the unit phasor's parts."""
+    amplitude = patches.abs().double()
+    phasor = patches / patches.abs().clamp(min=1e-30)
+    return torch.stack(
+        (
+            torch.tensor(float(amplitude.numel()), dtype=torch.float64, device=patches.device),
+            amplitude.sum(),
+            (amplitude**2).sum(),
+            phasor.real.double().sum(),
+            phasor.imag.double().sum(),
+        )
+    )
+
+
+def evaluation_record(step: int, sums: Sequence[Tensor]) -> EvalRecord:
+    """The validation that per-batch sums (loss, frames, then :func:`spread_sums`) add up to."""
+    loss, n_frames, pixels, amplitude, square, real, imag = torch.stack(list(sums)).sum(0).tolist()
+    mean = amplitude / pixels
+    variance = max(0.0, square / pixels - mean**2) if math.isfinite(square) else math.nan
+    resultant = math.hypot(real, imag) / pixels
+    return EvalRecord(
+        step=step,
+        val_loss=loss / n_frames,
+        amp_spread=math.sqrt(variance) / mean if mean != 0 else 0.0,
+        phase_spread=math.sqrt(-2 * math.log(min(1.0, resultant))) if resultant > 0 else math.nan,
+    )
