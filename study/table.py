@@ -83,7 +83,7 @@ def collect(out: Path) -> Tables:
     """
     study = read_study(out)
     results, unfinished = _read_results(out)
-    realised = {row["run_id"]: row.pop("realised", None) or {} for row in results}
+    realised = {row["run_id"]: row.pop("realised", None) or _asked(out / "runs" / row["run_id"]) for row in results}
     shared, varying = _split_settings(realised)
     runs = _runs_frame(_in_design_order(results, study), varying)
     folders = [out / "runs" / str(run_id) for run_id in runs["run_id"]]
@@ -181,6 +181,13 @@ def _read_result(folder: Path) -> dict[str, Any]:
     return row
 
 
+def _asked(folder: Path) -> dict[str, Any]:
+    """The settings asked for, which stand in for the realised ones of a run that died before it had any."""
+    path = folder / "spec.json"
+    settings = _read_object(path).get("settings") if path.is_file() else None
+    return settings if isinstance(settings, dict) else {}
+
+
 def _in_design_order(rows: Sequence[dict[str, Any]], study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Regime, algorithm, what else tells arms apart, replicate: as ``study.json`` lists them, then by name."""
     regimes = {r["name"]: i for i, r in reversed(list(enumerate(study.get("regimes", []))))}
@@ -197,12 +204,12 @@ def _in_design_order(rows: Sequence[dict[str, Any]], study: Mapping[str, Any]) -
 
 
 def _split_settings(realised: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Settings with one value in all runs, and per run those that differ between runs."""
+    """Settings with one value in all runs that know them, and per run those that differ between runs."""
     names = sorted({name for settings in realised.values() for name in settings})
     shared: dict[str, Any] = {}
     varying: dict[str, dict[str, Any]] = {run_id: {} for run_id in realised}
     for name in names:
-        values = {run_id: settings.get(name) for run_id, settings in realised.items()}
+        values = {run_id: settings[name] for run_id, settings in realised.items() if name in settings}
         if len({json.dumps(v, sort_keys=True) for v in values.values()}) == 1:
             shared[name] = next(iter(values.values()))
         else:

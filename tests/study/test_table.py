@@ -146,3 +146,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     blocked = tmp_path / "table.csv" / "inside.csv"
     with pytest.raises(InputError, match="cannot be written"), replacing(blocked) as temporary:
         temporary.write_text("x")
+
+
+def test_a_run_that_died_early_does_not_unsettle_the_settings(tmp_path, write_study_folder):
+    write_study_folder(tmp_path, TWO_ARMS)
+    path = sorted(tmp_path.glob("runs/*/result.json"))[0]
+    result = {**json.loads(path.read_text()), "outcome": "error"}
+    del result["realised"]
+    path.write_text(json.dumps(result))
+    tables = collect(tmp_path)
+    assert tables.settings["batch_size"] == 4
+    assert tables.runs["gradient_clip_algorithm"].notna().all(), "taken from what was asked for"
