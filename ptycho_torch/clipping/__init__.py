@@ -1,0 +1,1 @@
+"""Gradient clipping for any training loop: nine algorithms, one call, one record. Needs torch alone."""
