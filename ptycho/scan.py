@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.arrays import PtychoArrays
 from ptycho.errors import InputError
 
 
@@ -91,3 +92,9 @@ def neighbour_groups(positions_px: NDArray[np.floating[Any]], group_size: int) -
         half = len(part) // group_size // 2 * group_size
         parts += [ordered[half:], ordered[:half]]
     return np.stack(leaves)
+
+
+def split_frames(arrays: PtychoArrays, sizes: tuple[int, ...], rng: np.random.Generator) -> list[PtychoArrays]:
+    """Cut a scan, in a random order, into parts of the given numbers of frames and a last part of the rest."""
+    order = rng.permutation(arrays.n_frames)
+    return [arrays.take(part) for part in np.split(order, np.cumsum(sizes))]

@@ -17,7 +17,7 @@ from ptycho.config.config import DataConfig
 from ptycho.errors import InputError
 from ptycho.objects import lines_object
 from ptycho.probe import make_probe
-from ptycho.scan import extract_patches, raster_scan
+from ptycho.scan import extract_patches, raster_scan, split_frames
 
 CHUNK_FRAMES = 256  # frames worked on at once, so that a scan needs little more memory than its result
 LARGEST_RATE = 1e18  # photons in one pixel; NumPy draws Poisson numbers as 64-bit integers
@@ -39,12 +39,6 @@ def diffraction_intensity(patches: NDArray[Any], probe: NDArray[Any]) -> NDArray
     far_field = fft.fft2(exit_waves, norm="ortho")
     intensity = np.sum(far_field.real**2 + far_field.imag**2, axis=-3)
     return np.fft.fftshift(intensity, axes=(-2, -1))
-
-
-def split_frames(arrays: PtychoArrays, sizes: tuple[int, ...], rng: np.random.Generator) -> list[PtychoArrays]:
-    """Cut a scan, in a random order, into parts of the given numbers of frames and a last part of the rest."""
-    order = rng.permutation(arrays.n_frames)
-    return [arrays.take(part) for part in np.split(order, np.cumsum(sizes))]
 
 
 def simulate_grid_lines(data: DataConfig, N: int, gridsize: int, seed: int) -> ScanSplits:
