@@ -1,21 +1,22 @@
-"""Simulated frames on disk: one NPZ file for each split, in the layout of the grid-lines study.
+"""Frames on disk: one NPZ file for each split, in the layout of the grid-lines study.
 
 Shape legend: B frames, C = gridsize**2 channels (last in the file), P probe modes, N side of a frame.
 
 | key | shape | content |
 |---|---|---|
 | ``diffraction`` | (B, N, N, C) float32 | amplitudes in model units |
-| ``Y_I``, ``Y_phi`` | (B, N, N, C) float32 | modulus and phase (radians) of the object under each frame |
+| ``Y_I``, ``Y_phi`` | (B, N, N, C) float32 | modulus and phase (radians) of the object under each frame; (0, N, N, C) where it is not known |
 | ``coords_nominal``, ``coords_true`` | (B, 1, 2, C) float32 | (row, column) of the probe's centre in px |
-| ``YY_full`` | (H, W) complex64 | the whole object |
+| ``YY_full`` | (H, W) complex64 | the whole object, where it is known |
 | ``probeGuess`` | (N, N) complex64 | first mode of the probe that was used |
 | ``probe_modes`` | (P, N, N) complex64 | all of them, where there is more than one |
 | ``photons_per_intensity`` | float64 | photons for one unit of model intensity |
+| ``probe_scale`` | float64 | factor that brought the probe's power to the counts |
 | ``YY_ground_truth``, ``norm_Y_I`` | | test split only: the object again, and sqrt(photons_per_intensity) |
 | ``_metadata`` | unicode | JSON object |
 
 Nothing is pickled, and nothing pickled is read.
-"""
+"""  # noqa: E501 (the table's rows)
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ from ptycho.probe import as_modes
 from ptycho.simulate import simulate_grid_lines
 
 REQUIRED = ("diffraction", "Y_I", "Y_phi", "coords_nominal", "probeGuess")
-OPTIONAL = ("probe_modes", "YY_full", "photons_per_intensity", "_metadata")
+OPTIONAL = ("probe_modes", "YY_full", "photons_per_intensity", "probe_scale", "_metadata")
 DEFAULT_NPHOTONS = 1e9  # mean photons of a frame where a file of the earlier study does not say
 
 RECIPE = 1  # raise it with any change to the simulation that changes its numbers
@@ -55,18 +56,16 @@ def save_split(path: str | Path, arrays: PtychoArrays, metadata: dict[str, Any])
 
     Args:
         path: NPZ file to make or to replace.
-        arrays: simulated frames with their truth.
-        metadata: JSON values; ``split`` "test" adds the keys of the test split.
+        arrays: the frames.
+        metadata: JSON values; ``split`` "test" adds the keys of the test split where the object is known.
 
     Raises:
-        InputError: the arrays carry no truth, or the file cannot be written.
+        InputError: the file cannot be written.
     """
     path = Path(path)
-    if arrays.patches_true is None or arrays.object_true is None:
-        raise InputError(f"{path}: {arrays.name or 'these arrays'} have no truth; only simulated frames are cached")
-    content = _content(arrays, arrays.patches_true, arrays.object_true)
+    content = _content(arrays)
     content["_metadata"] = np.array(json.dumps({"name": arrays.name} | metadata, sort_keys=True))
-    if metadata.get("split") == "test":
+    if metadata.get("split") == "test" and arrays.object_true is not None:
         content["YY_ground_truth"] = arrays.object_true
         content["norm_Y_I"] = np.array(np.sqrt(arrays.photons_per_intensity))
     try:
@@ -75,20 +74,21 @@ def save_split(path: str | Path, arrays: PtychoArrays, metadata: dict[str, Any])
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def _content(
-    arrays: PtychoArrays, patches: NDArray[np.complex64], obj: NDArray[np.complex64]
-) -> dict[str, NDArray[Any]]:
+def _content(arrays: PtychoArrays) -> dict[str, NDArray[Any]]:
+    patches = arrays.amplitude[:0] if arrays.patches_true is None else arrays.patches_true
     positions = _channels_last(arrays.positions_px)[:, None]
     content: dict[str, NDArray[Any]] = {
         "diffraction": _channels_last(arrays.amplitude),
         "Y_I": _channels_last(np.abs(patches)),
-        "Y_phi": _channels_last(np.angle(patches)),
+        "Y_phi": _channels_last(np.angle(patches).astype(np.float32)),
         "coords_nominal": positions,
         "coords_true": positions,
-        "YY_full": obj,
         "probeGuess": arrays.probe[0],
         "photons_per_intensity": np.array(arrays.photons_per_intensity, dtype=np.float64),
+        "probe_scale": np.array(arrays.probe_scale, dtype=np.float64),
     }
+    if arrays.object_true is not None:
+        content["YY_full"] = arrays.object_true
     if len(arrays.probe) > 1:
         content["probe_modes"] = arrays.probe
     return content
@@ -131,7 +131,6 @@ def load_split(path: str | Path) -> PtychoArrays:
     require(path, stored, REQUIRED)
     _check_shapes(path, stored)
     amplitude = _channels_first(stored["diffraction"]).astype(np.float32)
-    modulus, phase = _channels_first(stored["Y_I"]), _channels_first(stored["Y_phi"])
     probe_key = "probe_modes" if "probe_modes" in stored else "probeGuess"
     metadata = _metadata(path, stored)
     return PtychoArrays(
@@ -140,7 +139,8 @@ def load_split(path: str | Path) -> PtychoArrays:
         probe=as_modes(path, probe_key, stored[probe_key], amplitude.shape[-1]),
         photons_per_intensity=_photons_per_intensity(path, stored, metadata),
         object_true=_object(path, stored),
-        patches_true=(modulus * np.exp(1j * phase)).astype(np.complex64),
+        patches_true=_patches(stored),
+        probe_scale=_positive(path, "probe_scale", stored["probe_scale"]) if "probe_scale" in stored else 1.0,
         name=str(metadata.get("name", path.name)),
     )
 
@@ -149,16 +149,23 @@ def _check_shapes(path: Path, stored: Arrays) -> None:
     shape = stored["diffraction"].shape
     if len(shape) != 4 or shape[1] != shape[2]:
         raise InputError(f"{path}: diffraction has shape {shape}; allowed: (frames, N, N, channels)")
-    expected = {"Y_I": shape, "Y_phi": shape, "coords_nominal": (shape[0], 1, 2, shape[3])}
+    truth = shape if stored["Y_I"].size else (0, *shape[1:])
+    expected = {"Y_I": truth, "Y_phi": truth, "coords_nominal": (shape[0], 1, 2, shape[3])}
     for key, wanted in expected.items():
         if stored[key].shape != wanted:
             raise InputError(f"{path}: {key} has shape {stored[key].shape}; with this diffraction it must be {wanted}")
-    for key in ("diffraction", "Y_I"):
-        check_numbers(path, key, stored[key], nonnegative=True)
-    for key in ("Y_phi", "coords_nominal"):
-        check_numbers(path, key, stored[key])
+    for key in ("diffraction", "Y_I", "Y_phi", "coords_nominal"):
+        if stored[key].size or key == "diffraction":
+            check_numbers(path, key, stored[key], nonnegative=key in ("diffraction", "Y_I"))
         if np.iscomplexobj(stored[key]):
             raise InputError(f"{path}: {key} is complex; allowed: real numbers")
+
+
+def _patches(stored: Arrays) -> NDArray[np.complex64] | None:
+    if stored["Y_I"].size == 0:
+        return None
+    modulus, phase = _channels_first(stored["Y_I"]), _channels_first(stored["Y_phi"])
+    return np.asarray(modulus * np.exp(1j * phase), dtype=np.complex64)
 
 
 def _object(path: Path, stored: Arrays) -> NDArray[np.complex64] | None:
@@ -186,11 +193,7 @@ def _metadata(path: Path, stored: Arrays) -> dict[str, Any]:
 
 def _photons_per_intensity(path: Path, stored: Arrays, metadata: dict[str, Any]) -> float:
     if "photons_per_intensity" in stored:
-        value = stored["photons_per_intensity"]
-        check_numbers(path, "photons_per_intensity", value)
-        if value.size != 1 or np.iscomplexobj(value) or value <= 0:
-            raise InputError(f"{path}: photons_per_intensity is {value}; allowed: one number above 0")
-        return float(value.item())
+        return _positive(path, "photons_per_intensity", stored["photons_per_intensity"])
     amplitude = stored["diffraction"].astype(np.float64)
     frame_intensity = float(np.mean(np.sum(amplitude**2, axis=(1, 2))))
     if frame_intensity == 0:
@@ -200,6 +203,13 @@ def _photons_per_intensity(path: Path, stored: Arrays, metadata: dict[str, Any])
         raise InputError(f"{path}: nphotons in _metadata is {nphotons!r}; allowed: a number above 0")
     log.info("%s: no photons_per_intensity; taking %g photons for a mean frame", path, nphotons)
     return float(nphotons) / frame_intensity
+
+
+def _positive(path: Path, key: str, value: NDArray[Any]) -> float:
+    check_numbers(path, key, value)
+    if value.size != 1 or np.iscomplexobj(value) or value <= 0:
+        raise InputError(f"{path}: {key} is {value}; allowed: one number above 0")
+    return float(value.item())
 
 
 def cached_grid_lines(
@@ -228,7 +238,7 @@ def _made_from(data: DataConfig, N: int, gridsize: int, seed: int) -> dict[str, 
     """Everything that decides the numbers of a simulated dataset."""
     probe = Path(data.probe)
     return {
-        **{name: value for name, value in dataclasses.asdict(data).items() if name not in NOT_SIMULATED},
+        **{f.name: getattr(data, f.name) for f in dataclasses.fields(DataConfig) if f.name not in NOT_SIMULATED},
         "probe_digest": hashlib.sha256(probe.read_bytes()).hexdigest() if probe.is_file() else None,
         "N": N,
         "gridsize": gridsize,

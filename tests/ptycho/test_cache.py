@@ -59,6 +59,7 @@ def test_the_file_has_the_keys_shapes_and_types_of_the_contract(tmp_path: Path, 
         "YY_full": ((32, 32), "complex64"),
         "probeGuess": ((16, 16), "complex64"),
         "photons_per_intensity": ((), "float64"),
+        "probe_scale": ((), "float64"),
         "YY_ground_truth": ((32, 32), "complex64"),
         "norm_Y_I": ((), "float64"),
     }
@@ -83,9 +84,13 @@ def test_nothing_but_the_file_is_left_behind(tmp_path: Path, train: PtychoArrays
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
-def test_frames_without_truth_are_not_cached(tmp_path: Path, train: PtychoArrays) -> None:
-    with pytest.raises(InputError, match="no truth"):
-        save_split(tmp_path / "a.npz", dataclasses.replace(train, patches_true=None), {})
+def test_frames_without_truth_come_back_without(tmp_path: Path, train: PtychoArrays) -> None:
+    real = dataclasses.replace(train, patches_true=None, object_true=None, probe_scale=8895.5, name="real")
+    save_split(tmp_path / "a.npz", real, {"split": "test"})
+    loaded = load_split(tmp_path / "a.npz")
+    assert loaded.patches_true is None
+    assert loaded.object_true is None
+    assert (loaded.digest(), loaded.probe_scale, loaded.name) == (train.digest(), 8895.5, "real")
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, train: PtychoArrays) -> None:
@@ -140,6 +145,9 @@ def _with(key: str, value: float) -> Any:
         (_set("photons_per_intensity", 0.0), "photons_per_intensity is 0.0"),
         (_set("photons_per_intensity", [1.0, 2.0]), "photons_per_intensity is"),
         (_set("photons_per_intensity", np.nan), "photons_per_intensity has 1 values"),
+        (_set("probe_scale", -1.0), "probe_scale is -1.0"),
+        (_set("Y_I", np.ones((0, 16, 16, 4))), "Y_phi has shape"),
+        (_set("Y_I", 1.0), "Y_I has shape"),
         (_set("_metadata", "[1]"), "_metadata is not a JSON object"),
         (_set("_metadata", "{"), "_metadata is not a JSON object"),
         (_set("_metadata", np.array({"a": 1}, dtype=object)), "_metadata cannot be read .*allow_pickle"),
