@@ -46,12 +46,8 @@ from study.tracking_notes import (
 )
 from study.tracking_uri import EXPERIMENT, check_store, is_server, redact, resolve_tracking_uri, sqlite_file
 
-# MLflow reads these when it is imported or at each request. Retries are ours: MLflow's own would
-# repeat a request that the server may have carried out, and hold a study's end up for minutes.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -63,13 +59,16 @@ from sqlalchemy.exc import SQLAlchemyError
 __all__ = ["EXPERIMENT", "StudyRun", "Tracker", "TrackingError", "fetch_study", "resolve_tracking_uri"]
 
 logger = logging.getLogger(__name__)
-logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # tracebacks of every failed attempt; ours are counted
+logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # a traceback of every failed attempt
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 BATCH = 1000
 STALE_S = 900.0
 LAUNCHED_BY = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 STATUS = {"ok": "FINISHED", "plateau": "FINISHED", "failed": "FINISHED", "killed": "KILLED"}
 ENDED = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+# Retries are ours: MLflow's own would repeat a request that the server may have carried out, and hold up
+# the study's end for minutes.
+REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 SPEC_KEYS = {"run_id", "name", "regime", "algorithm", "replicate"}
 Ending = Literal["finished", "failed", "interrupted"]
 
@@ -115,6 +114,8 @@ class Tracker:
         self.uri, self.experiment, self.out, self.traces = uri, experiment, out, traces
         self._adopted = os.environ.pop("MLFLOW_RUN_ID", None)
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+        for name, value in REQUESTS.items():
+            os.environ.setdefault(name, value)
         check_store(uri)
         self._lock = _lock_folder(out)
         with _refusing(uri):
@@ -391,6 +392,16 @@ def open_store(uri: str, experiment: str) -> tuple[MlflowClient, str]:
             _connect_once(uri)
         client = MlflowClient(uri)
         return client, _experiment_id(client, experiment, file)
+
+
+def experiment_id(uri: str, experiment: str) -> str:
+    """The experiment's identity; made where it is not there.
+
+    Raises:
+        InputError: the store or the experiment cannot be used.
+    """
+    with _refusing(uri):
+        return open_store(uri, experiment)[1]
 
 
 def _connect_once(uri: str) -> None:

@@ -266,7 +266,7 @@ def test_each_attempt_is_a_run_of_its_own(study: Study) -> None:
 
 
 def test_the_run_of_mlflow_run_becomes_the_parent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = study.client.create_experiment("elsewhere")
+    experiment = study.client.create_experiment("elsewhere", artifact_location=study.out.parent.as_uri())
     adopted = study.client.create_run(experiment).info.run_id
     study.client.log_param(adopted, "learning_rate", "3e-3")
     monkeypatch.setenv("MLFLOW_RUN_ID", adopted)
