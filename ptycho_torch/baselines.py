@@ -78,8 +78,8 @@ def best_patch(train: Tensor, probe: Tensor, loss_mode: str, scale: LossScale, s
         complex_patch = torch.view_as_complex(patch)
         intensity = diffract(complex_patch[None], probe)
         loss = LOSSES[loss_mode](intensity, train, scale).mean()
-        if float(loss) < least:
-            best, least = complex_patch.detach().clone(), float(loss)
+        if loss.item() < least:
+            best, least = complex_patch.detach().clone(), loss.item()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         scheduler = make_scheduler(optimizer, self.training_config, self.total_steps)
         if scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def frame_losses(self, batch: PtychoBatch, prediction: Prediction) -> Tensor:
         """(b,) loss of each frame of a batch."""
@@ -193,7 +194,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         record = evaluation_record(self.steps_done, self._evaluation)
         if self.sink.on_eval(record):
             self.trainer.should_stop = True
-        if self.training_config.scheduler == "plateau" and self.trainer.training:
+        if self.training_config.scheduler == "plateau" and self.trainer.state.fn == TrainerFn.FITTING:
             self.lr_schedulers().step(record.val_loss)  # type: ignore[union-attr, call-arg]
 
     def predict_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:

@@ -102,7 +102,7 @@ class StepBuffer:
         """Keep one step: ``row`` holds 0-d tensors in the order of ``COLUMNS``."""
         if not self._rows:
             self._first_step = step
-        self._rows.append(torch.stack([value.detach().float() for value in row]))
+        self._rows.append(torch.stack([value.detach().double() for value in row]))
         self._rates.append(learning_rate)
 
     @property

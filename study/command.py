@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from ptycho.errors import InputError
 
@@ -21,13 +22,20 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """A flag with nothing behind its equals sign counts as not given: so MLproject hands on what has no value."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([w for w in words if not re.fullmatch(r"--[\w-]+=", w)], namespace)
+
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
 def run_command(main: Callable[[], int]) -> int:
     """Run a command's body; turn bad input into one line and an interruption into its exit status."""
-    logging.basicConfig(level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
     try:
         return main()
     except InputError as error:

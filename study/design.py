@@ -166,11 +166,11 @@ def _pick_regimes(regimes: Sequence[Regime], names: Iterable[str]) -> tuple[Regi
 SMALL_SCAN: Mapping[str, Any] = {
     "N": 32,
     "object_size": 128,
-    "n_lines": 60,
+    "n_lines": 40,
     "nphotons": 1e6,
     "probe": "gaussian",
-    "probe_diameter": 0.5,
-    "probe_defocus": 6.0,
+    "probe_diameter": 0.6,
+    "probe_defocus": 1.0,
     "outer_offset_train": 10,
     "outer_offset_test": 20,
 }
@@ -200,8 +200,8 @@ OVERLOAD_REGIME = Regime(
 )
 RATE_STRESS_REGIME = Regime(
     name="rate-stress",
-    description="SGD with momentum 0.9 at rate 1.0, Poisson likelihood, clean frames: the rate itself is the stress",
-    settings={"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1.0, "torch_loss_mode": "poisson"},
+    description="SGD with momentum 0.9 at rate 0.5, Poisson likelihood, clean frames: the rate itself is the stress",
+    settings={"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5, "torch_loss_mode": "poisson"},
 )
 
 

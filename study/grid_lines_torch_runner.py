@@ -35,7 +35,7 @@ from ptycho.faults import inject, parse_fault
 from ptycho_torch.baselines import Baselines, compute_baselines
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from ptycho_torch.dataset import evaluation_loader, training_loader
-from ptycho_torch.generators import count_parameters, output_mode
+from ptycho_torch.generators import count_parameters
 from ptycho_torch.losses import LossScale
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.command import FINISHED, Parser, run_command
@@ -101,7 +101,8 @@ def load_splits(cfg: TorchRunnerConfig) -> ScanSplits:
         expected = (cfg.gridsize**2, cfg.N, cfg.N)
         if arrays.amplitude.shape[1:] != expected:
             raise InputError(
-                f"{path}: frames of shape {arrays.amplitude.shape[1:]}; N={cfg.N} and gridsize={cfg.gridsize} need {expected}"
+                f"{path}: frames have shape {arrays.amplitude.shape[1:]}; "
+                f"N={cfg.N} and gridsize={cfg.gridsize} need {expected}"
             )
     return ScanSplits(train=train, validation=validation, test=test)
 
@@ -144,9 +145,7 @@ def run_torch_training(
     rule = DivergenceRule(constant=baselines.constant, mean_patch=baselines.mean_patch)
     recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed)
     faults = inject(splits.train, [parse_fault(text) for text in cfg.fault], seeds.data)
-    batches = training_loader(
-        splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches
-    )
+    batches = training_loader(splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches)
     module = PtychoPINN_Lightning(
         build_model(model_config, splits.train.probe, seeds.init),
         training,
@@ -172,9 +171,16 @@ def planned_steps(training: TrainingConfig, batches_per_epoch: int) -> int:
 
 
 def make_trainer(training: TrainingConfig) -> L.Trainer:
-    """A silent Trainer; the module decides when the step budget is spent."""
+    """A silent Trainer; the module decides when the step budget is spent.
+
+    Raises:
+        InputError: a device that this machine does not have.
+    """
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*"):
+        warnings.filterwarnings("ignore", message=message)
     return L.Trainer(
         accelerator="gpu" if training.device == "cuda" else training.device,
         devices=1,

@@ -19,8 +19,6 @@ from study.divergence import Outcome, count_spikes, stall_ratio
 from study.seeds import seeds_of
 
 
-
-
 def identity_row(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The columns known before a run starts, from its specification."""
     seeds = seeds_of(int(identity["replicate"]))
@@ -85,7 +83,11 @@ def git_commit() -> str:
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -31,7 +31,7 @@ class StudyConfig:
     workers: int | None = setting(None, "Trainings at a time; by default cores / threads", low=1)
     time_limit: float | None = setting(None, "Longest time for one run", unit="s", above=0)
     engine: Literal["local"] = setting("local", "Where runs execute")
-    out: str = setting("results", "Folder of the study: its records, tables and report")
+    out: str | None = setting(None, "Folder of the study: its records, tables and report; by default results/PRESET")
     tracking_uri: str | None = setting(None, "MLflow store; by default MLFLOW_TRACKING_URI, else ./mlflow.db")
     experiment: str = setting(EXPERIMENT, "MLflow experiment")
     fresh: bool = setting(False, "Run everything again, finished runs too")

@@ -82,7 +82,7 @@ def collect(out: Path) -> Tables:
         InputError: the folder is no study, or one of its files is damaged.
     """
     study = read_study(out)
-    results, unfinished = _read_results(out)
+    results, unfinished = _read_results(out, study.get("runs"))
     realised = {row["run_id"]: row.pop("realised", None) or _asked(out / "runs" / row["run_id"]) for row in results}
     shared, varying = _split_settings(realised)
     runs = _runs_frame(_in_design_order(results, study), varying)
@@ -150,10 +150,15 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_results(out: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """Rows of the finished runs, and the names of folders without a result."""
+def _read_results(out: Path, wanted: Sequence[str] | None) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Rows of the finished runs, and the names of folders without a result.
+
+    ``wanted`` are the runs of the study's present design; earlier designs may have left others in the folder.
+    """
     runs = out / "runs"
     folders = sorted(p for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+    if wanted is not None:
+        folders = [p for p in folders if p.name in set(wanted)]
     finished = [p for p in folders if (p / "result.json").is_file()]
     unfinished = tuple(p.name for p in folders if p not in set(finished) and (p / "spec.json").is_file())
     return [_read_result(folder) for folder in finished], unfinished

@@ -66,16 +66,16 @@ class DataConfig(FaultConfig):
     outer_offset_test: int = setting(20, "Twice the raster step of the test scan", unit="px", low=2)
     nphotons: float = setting(1e9, "Mean number of photons per simulated frame", unit="photons", above=0)
     probe: str = setting("disk", "Simulated probe: disk, gaussian, or an NPZ file with probeGuess")
-    probe_diameter: float = setting(
-        0.5, "Diameter of the simulated probe as a fraction of the frame", above=0, high=1
-    )
+    probe_diameter: float = setting(0.5, "Diameter of the simulated probe as a fraction of the frame", above=0, high=1)
     probe_defocus: float = setting(
         0.0, "Quadratic phase of the simulated gaussian probe at its diameter", unit="rad", low=-100, high=100
     )
     validation_fraction: float = setting(0.1, "Part of the training frames kept for validation", above=0, high=0.5)
     test_fraction: float = setting(
-        0.1, "Part of a real scan's frames kept for the test; a simulation tests on a second object",
-        above=0, high=0.5,
+        0.1,
+        "Part of a real scan's frames kept for the test; a simulation tests on a second object",
+        above=0,
+        high=0.5,
     )
 
     def __post_init__(self) -> None:

@@ -24,9 +24,7 @@ class FNO(nn.Module):
         super().__init__()
         channels, width = config.gridsize**2, config.fno_width
         blocks = [PtychoBlock(width, config.fno_modes, config.N) for _ in range(config.fno_blocks)]
-        self.body = nn.Sequential(
-            lifter(channels, width), *blocks, *(ConvBlock(width) for _ in range(conv_blocks))
-        )
+        self.body = nn.Sequential(lifter(channels, width), *blocks, *(ConvBlock(width) for _ in range(conv_blocks)))
         self.final_layer = nn.Conv2d(width, 2 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +67,7 @@ class Hybrid(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolutional autoencoder baseline with a decoder for each of its two outputs.
-    """
+    """Convolutional autoencoder baseline with a decoder for each of its two outputs."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,0 +1,75 @@
+"""The frames of a run as cached files: simulated or read from a scan, made once, found again by their key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ptycho.cache import cached_grid_lines, save_split
+from ptycho.config.config import DataConfig
+from ptycho.config.settings import project
+from ptycho.errors import InputError
+from ptycho.readers import read_scan, split_scan
+from study.seeds import seeds_of
+from study.settings import RunSettings
+
+
+class DataFiles(NamedTuple):
+    """Cached splits of one dataset."""
+
+    train: Path
+    validation: Path
+    test: Path
+
+
+def prepare_data(settings: RunSettings, folder: Path) -> DataFiles:
+    """The cached frames that a run needs, made if they are not there.
+
+    Raises:
+        InputError: a scan that cannot be used, or frames of another size than ``N``.
+    """
+    seed = seeds_of(settings.seed).data
+    if settings.data is None:
+        config = DataConfig(**project(settings, DataConfig))
+        return DataFiles(*cached_grid_lines(config, settings.N, settings.gridsize, seed, folder))
+    return _cached_scan(settings, seed, folder)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); allowed: a scan's file") from None
+
+
+def scan_frame_size(path: Path) -> int:
+    """N of a scan's frames; reads and so checks the whole scan.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return read_scan(path).frame_size_px
+
+
+def _cached_scan(settings: RunSettings, seed: int, folder: Path) -> DataFiles:
+    path = Path(str(settings.data))
+    said = [file_digest(path), settings.gridsize, settings.validation_fraction, settings.test_fraction, seed]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    files = DataFiles(*(folder / f"scan-{key}-{name}.npz" for name in DataFiles._fields))
+    if not all(file.exists() for file in files):
+        arrays = read_scan(path, gridsize=settings.gridsize)
+        if arrays.frame_size_px != settings.N:
+            raise InputError(f"N: {settings.N} px, but the frames of {path} have {arrays.frame_size_px} px")
+        splits = split_scan(arrays, settings.validation_fraction, settings.test_fraction, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, part in zip(files, (splits.train, splits.validation, splits.test), strict=True):
+            save_split(file, part, {"source": path.name, "seed": seed})
+    return files

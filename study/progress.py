@@ -1,0 +1,90 @@
+"""What a person sees while a study runs: one calm line on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import collections
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_LINES = 10  # progress lines of a whole study where there is no terminal
+
+
+class StudyProgress:
+    """Counts runs as they end, by outcome."""
+
+    def __init__(self, total: int) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self._total, self._done = total, 0
+        self._outcomes: collections.Counter[str] = collections.Counter()
+        self._start = time.monotonic()
+        self._bar = Progress(
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[outcomes]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("runs", total=total, outcomes="")
+
+    def __enter__(self) -> StudyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def ended(self, result: dict[str, Any]) -> None:
+        """Count one run."""
+        self._done += 1
+        self._outcomes[result.get("reason") or result["outcome"]] += 1
+        words = " ".join(f"{word} {count}" for word, count in sorted(self._outcomes.items()))
+        self._bar.update(self._task, completed=self._done, outcomes=words)
+        step = max(1, self._total // PLAIN_LINES)
+        if not self.console.is_terminal and (self._done % step == 0 or self._done == self._total):
+            self.say(f"{self._done}/{self._total} runs in {time.monotonic() - self._start:.0f} s: {words}")
+
+
+def arms_table(arms: list[dict[str, Any]]) -> Table:
+    """The arms of a study with their failure counts, for the terminal."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, side in (
+        ("regime", "left"),
+        ("algorithm", "left"),
+        ("ok", "right"),
+        ("plateau", "right"),
+        ("failed", "right"),
+        ("of", "right"),
+        ("p(fail) 95%", "right"),
+        ("p vs control", "right"),
+    ):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    previous = None
+    for arm in arms:
+        if previous not in (None, arm["regime"]):
+            table.add_section()
+        previous = arm["regime"]
+        p = arm.get("p_vs_control")
+        table.add_row(
+            str(arm["regime"]),
+            str(arm["algorithm"]),
+            *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed", "n")),
+            f"{arm['p_fail']:.2f} [{arm['p_fail_low']:.2f}, {arm['p_fail_high']:.2f}]",
+            "" if p is None or p != p else f"{p:.4f}",
+        )
+    return table

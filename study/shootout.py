@@ -1,0 +1,289 @@
+"""``python -m study.shootout``: train once per regime, clipping algorithm and seed; compare; report.
+
+The same command again goes on where it was left: runs that finished are not repeated, and a
+finished study only has its report written anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ptycho.config.config import DataConfig, ModelConfig
+from ptycho.config.settings import add_flags, chosen
+from ptycho.errors import InputError
+from ptycho_torch.config_params import TrainingConfig
+from study.command import FINISHED, Parser, run_command
+from study.design import CONTROL, STUDY_VERSION, Design, RunSpec, make_design
+from study.settings import RunSettings, StudyConfig
+
+if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
+    from study.data import DataFiles
+    from study.engine import LocalEngine
+    from study.progress import StudyProgress
+    from study.tracking import Ending, Tracker
+
+STUDY_FILE = "study.json"
+OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms and replicates say these
+
+
+class Plan(NamedTuple):
+    """A study before it runs: what was asked for, the design, its runs, its folder."""
+
+    config: StudyConfig
+    design: Design
+    specs: list[RunSpec]
+    out: Path
+
+    def run_folder(self, spec: RunSpec) -> Path:
+        """Where a run's records stand."""
+        return self.out / "runs" / spec.run_id
+
+
+def make_plan(config: StudyConfig, overrides: Mapping[str, Any]) -> Plan:
+    """Turn settings into runs; refuses what cannot work before anything is trained.
+
+    Raises:
+        InputError: a bad setting, a scan that cannot be used, a folder that cannot be written.
+    """
+    design = make_design(config)
+    if config.preset == "real" or overrides.get("data"):
+        overrides = {**scan_settings(overrides), **overrides}
+    specs = design.specs(overrides)
+    out = Path(config.out or f"results/{config.preset}").absolute()
+    require_writable(out)
+    return Plan(config, design, specs, out)
+
+
+def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a scan's file decides: its full path and N."""
+    from study.data import scan_frame_size
+
+    if not overrides.get("data"):
+        raise InputError("data: the preset real needs a scan; give --data FILE")
+    path = Path(overrides["data"]).absolute()
+    size = scan_frame_size(path)
+    if overrides.get("N", size) != size:
+        raise InputError(f"N: {overrides['N']} px, but the frames of {path} have {size} px")
+    return {"N": size}
+
+
+def require_writable(out: Path) -> None:
+    """Make the study's folder.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be written ({error.strerror}); allowed: a writable folder") from None
+
+
+def study_record(plan: Plan) -> dict[str, Any]:
+    """What ``study.json`` says; a study that goes on keeps its id and its date.
+
+    Raises:
+        InputError: the folder holds a study of another preset.
+    """
+    path = plan.out / STUDY_FILE
+    kept: dict[str, Any] = {}
+    if path.exists():
+        from study.table import read_study
+
+        kept = read_study(plan.out)
+        if kept.get("preset") != plan.config.preset:
+            raise InputError(
+                f"out: {plan.out} holds a study of preset {kept.get('preset')!r}; "
+                f"allowed: another folder, or --preset {kept.get('preset')}"
+            )
+    design = plan.design
+    return {
+        "study_id": kept.get("study_id", uuid.uuid4().hex[:12]),
+        "study_version": STUDY_VERSION,
+        "preset": plan.config.preset,
+        "created": kept.get("created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")),
+        "title": design.title,
+        "regimes": [{"name": regime.name, "description": regime.description} for regime in design.regimes],
+        "algorithms": [{"name": arm.algorithm, "threshold": arm.threshold} for arm in design.arms],
+        "replicates": len(design.replicates),
+        "control": CONTROL,
+        "command": shlex.join(["python", "-m", "study.shootout", *sys.argv[1:]]),
+        "runs": [spec.run_id for spec in plan.specs],
+    }
+
+
+def run_study(plan: Plan) -> Path:
+    """Run what is not finished, write tables and report, send everything to MLflow; the report's path.
+
+    Raises:
+        InputError: a store that cannot be reached, a folder of another study; nothing was trained.
+    """
+    from study.records import write_json
+    from study.tracking import Tracker, resolve_tracking_uri
+
+    study = study_record(plan)
+    tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
+    where = tracker.open_study(study).where
+    write_json(plan.out / STUDY_FILE, study)
+    ending: Ending = "failed"
+    try:
+        train_unfinished(plan, tracker, where)
+        ending = "finished"
+    except KeyboardInterrupt:
+        ending = "interrupted"
+        raise
+    finally:
+        report = conclude(plan.out, tracker, ending)
+        tracker.close()
+    return report
+
+
+def unfinished(plan: Plan) -> list[RunSpec]:
+    """The runs without a result; with ``fresh``, all of them."""
+    from study.records import RESULT_FILE
+
+    return [spec for spec in plan.specs if plan.config.fresh or not (plan.run_folder(spec) / RESULT_FILE).exists()]
+
+
+def train_unfinished(plan: Plan, tracker: Tracker, where: str) -> None:
+    """Train every run that has no result yet, in worker processes, and send records as they come."""
+    from study.engine import LocalEngine, default_workers
+    from study.progress import StudyProgress
+    from study.shipping import Shipper
+    from study.tracking import worker_environment
+
+    todo = unfinished(plan)
+    shipper = Shipper(tracker, plan.out / "runs").start()
+    try:
+        with StudyProgress(len(todo)) as progress:
+            progress.say(f"MLflow: {where}")
+            progress.say(f"{len(plan.specs)} runs, {len(plan.specs) - len(todo)} of them finished before; {plan.out}")
+            if todo:
+                threads = todo[0].settings.threads
+                workers = min(plan.config.workers or default_workers(threads), len(todo))
+                with LocalEngine(workers, threads, plan.config.time_limit, worker_environment()) as engine:
+                    files = prepare_datasets(plan, todo, engine)
+                    train(plan, todo, files, engine, progress)
+    finally:
+        unsent = shipper.stop()
+    if unsent:
+        sys.stderr.write(f"{len(unsent)} runs could not be sent to MLflow; later: python -m study.sync {plan.out}\n")
+
+
+def prepare_datasets(plan: Plan, todo: Sequence[RunSpec], engine: LocalEngine) -> dict[str, DataFiles]:
+    """Make the frames and baselines of every run before any trains; the files by dataset.
+
+    Raises:
+        InputError: data that cannot be had.
+    """
+    from study.engine import Job
+    from study.worker import prepare_dataset
+
+    by_dataset: dict[str, list[RunSpec]] = {}
+    for spec in todo:
+        by_dataset.setdefault(dataset_key(spec), []).append(spec)
+    jobs = []
+    for key, specs in by_dataset.items():
+        losses = tuple(sorted({spec.settings.torch_loss_mode for spec in specs}))
+        jobs.append(Job(key, prepare_dataset, (specs[0], plan.out / "data", losses)))
+    files = {}
+    for ended in engine.run(jobs):
+        if ended.outcome is not None:
+            raise InputError(f"data of replicate {ended.job.arguments[0].settings.seed}: {ended.message}")
+        files[ended.job.key] = ended.value
+    return files
+
+
+def dataset_key(spec: RunSpec) -> str:
+    """Equal for runs that train on the same frames; faults are put in later."""
+    from ptycho.config.config import DataConfig, FaultConfig
+    from ptycho.config.settings import project
+
+    said = project(spec.settings, DataConfig)
+    for fault in project(spec.settings, FaultConfig):
+        said.pop(fault)
+    return json.dumps([said, spec.settings.N, spec.settings.gridsize, spec.settings.seed])
+
+
+def train(
+    plan: Plan,
+    todo: Sequence[RunSpec],
+    files: Mapping[str, DataFiles],
+    engine: LocalEngine,
+    progress: StudyProgress,
+) -> None:
+    """Train; a run that takes its worker down is recorded like any other."""
+    from study.engine import Job
+    from study.records import RESULT_FILE, write_json
+    from study.result import identity_row, outcome_row
+    from study.worker import execute
+
+    specs = {spec.run_id: spec for spec in todo}
+    jobs = [
+        Job(run_id, execute, (spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed))
+        for run_id, spec in specs.items()
+    ]
+    for ended in engine.run(jobs):
+        result = ended.value
+        if ended.outcome is not None:
+            spec = specs[ended.job.key]
+            result = {**identity_row(spec.identity()), **outcome_row(ended.outcome)}
+            result |= {"wall_s": ended.wall_s, "message": ended.message}
+            write_json(plan.run_folder(spec) / RESULT_FILE, result)
+        progress.ended(result)
+
+
+def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
+    """Write tables and report from what is recorded, and close the study in MLflow."""
+    from study.report import write_report
+
+    report = write_report(out)
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    kinds = ("report.html", "report.md", "runs.csv", "steps.parquet", "summary.json", "study.json", "figures/*")
+    tracker.finish_study(ending, summary["arms"], [path for kind in kinds for path in sorted(out.glob(kind))])
+    return report
+
+
+def build_parser() -> Parser:
+    """The command line of a study: its own settings, and one flag for every setting of its runs."""
+    parser = Parser(prog="python -m study.shootout", description=__doc__)
+    add_flags(parser.add_argument_group("study"), StudyConfig)
+    for title, cls in (("data", DataConfig), ("network", ModelConfig), ("training", TrainingConfig)):
+        add_flags(parser.add_argument_group(f"{title}, for every run"), cls, skip=OF_THE_DESIGN)
+    return parser
+
+
+def command() -> int:
+    """Run a study from the command line."""
+    from rich.console import Console
+
+    from study.progress import arms_table
+
+    namespace = build_parser().parse_args()
+    plan = make_plan(StudyConfig(**chosen(namespace, StudyConfig)), chosen(namespace, RunSettings))
+    report = run_study(plan)
+    arms = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))["arms"]
+    console = Console(highlight=False)
+    console.print(arms_table(arms))
+    console.print(f"report: {report}", soft_wrap=True, markup=False)
+    return FINISHED
+
+
+def main() -> int:
+    """Entry point of the console command."""
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

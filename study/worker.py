@@ -1,0 +1,52 @@
+"""What a worker process is asked to do. Only plain values and paths cross the process boundary."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ptycho.config.settings import project
+from study.data import DataFiles, prepare_data
+from study.design import RunSpec
+from study.records import SPEC_FILE, write_json
+
+
+def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> DataFiles:
+    """Make the frames of ``spec`` and their baselines under each of ``losses``."""
+    from study.grid_lines_torch_runner import cached_baselines, load_splits
+
+    files = prepare_data(spec.settings, folder)
+    for loss in losses:
+        settings = dataclasses.replace(spec.settings, torch_loss_mode=loss)  # type: ignore[arg-type]
+        cfg = runner_config(RunSpec(regime=spec.regime, settings=settings), files, folder, stop_failed=True)
+        cached_baselines(cfg, load_splits(cfg))
+    return files
+
+
+def execute(spec: RunSpec, files: DataFiles, folder: Path, stop_failed: bool) -> dict[str, Any]:
+    """Run once; everything lands in ``folder``, in place of what an earlier attempt left there."""
+    from study.grid_lines_torch_runner import run_grid_lines_torch
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SPEC_FILE, {**spec.identity(), "attempt": uuid.uuid4().hex})
+    return run_grid_lines_torch(runner_config(spec, files, folder, stop_failed=stop_failed), spec.identity())
+
+
+def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed: bool) -> Any:
+    """The run's settings with the files it reads and the folder it writes."""
+    from ptycho.config.config import FaultConfig
+    from study.grid_lines_torch_runner import ModelConfig, TorchRunnerConfig, TrainingConfig
+
+    settings = spec.settings
+    return TorchRunnerConfig(
+        **{**project(settings, TrainingConfig), **project(settings, ModelConfig), **project(settings, FaultConfig)},
+        train_npz=str(files.train),
+        validation_npz=str(files.validation),
+        test_npz=str(files.test),
+        output_dir=str(folder),
+        stop_failed=stop_failed,
+    )
