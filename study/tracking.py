@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -216,7 +217,7 @@ class Tracker:
         """End what no training will end any more: the children of attempts that were given up."""
         query = f"{_children_of(self._parent)} and attributes.status = 'RUNNING'"
         for run in list(_search(self._client, self._experiment_id, query)):
-            self._client.set_terminated(run.info.run_id, status="KILLED")
+            _kill(self._client, run, "given up")
 
     def _find_parents(self, study_id: str) -> list[Run]:
         query = f"tags.`study.id` = '{_quoted(study_id)}'"
@@ -431,16 +432,24 @@ def _experiment_id(client: MlflowClient, name: str, file: Path | None) -> str:
 def reap(client: MlflowClient, experiment_id: str, ours: str) -> list[str]:
     """End the runs, still RUNNING in the store, whose study's process is no more; the children of ``ours`` too."""
     running = list(_search(client, experiment_id, "attributes.status = 'RUNNING'"))
-    parents = {run.info.run_id: run.data.tags for run in running if "study.process" in run.data.tags}
-    alive = {run_id for run_id, tags in parents.items() if run_id != ours and is_alive(tags)}
-    stale = [run_id for run_id in parents if run_id != ours and run_id not in alive]
-    for run in running:
-        if "study.run_id" in run.data.tags and run.data.tags.get("mlflow.parentRunId") not in alive:
-            stale.append(run.info.run_id)
-    for run_id in stale:
-        client.set_tag(run_id, "study.reaped", "its process died")
-        client.set_terminated(run_id, status="KILLED")
-    return stale
+    parents = {run.info.run_id: run for run in running if "study.process" in run.data.tags}
+    alive = {run_id for run_id, run in parents.items() if run_id != ours and is_alive(run.data.tags)}
+    stale = [run for run_id, run in parents.items() if run_id != ours and run_id not in alive]
+    stale += [
+        run
+        for run in running
+        if "study.run_id" in run.data.tags and run.data.tags.get("mlflow.parentRunId") not in alive
+    ]
+    for run in stale:
+        _kill(client, run, "its process died")
+    return [run.info.run_id for run in stale]
+
+
+def _kill(client: MlflowClient, run: Run, why: str) -> None:
+    client.set_tag(run.info.run_id, "study.reaped", why)
+    if "study.run_id" in run.data.tags and "study.outcome" not in run.data.tags:
+        client.set_tag(run.info.run_id, "study.outcome", "killed")
+    client.set_terminated(run.info.run_id, status="KILLED")
 
 
 def process_stamp() -> str:
@@ -466,11 +475,13 @@ def fetch_study(experiment_or_run: str, uri: str, destination: Path) -> Path:
     Args:
         experiment_or_run: an experiment's name (its latest study), or the identity of a parent run.
         uri: the store's address.
-        destination: folder to write into; made where it is not there.
+        destination: folder to write into, new or empty.
 
     Raises:
-        InputError: no such experiment or study, or the store cannot be used.
+        InputError: no such experiment or study, the store cannot be used, or the folder holds something.
     """
+    if destination.exists() and any(destination.iterdir()):
+        raise InputError(f"{destination}: holds something already; allowed: a new or empty folder")
     check_store(uri)
     with _refusing(uri):
         client = MlflowClient(uri)
@@ -478,12 +489,19 @@ def fetch_study(experiment_or_run: str, uri: str, destination: Path) -> Path:
         destination.mkdir(parents=True, exist_ok=True)
         client.download_artifacts(parent.info.run_id, "", str(destination))
         for run in list(_search(client, parent.info.experiment_id, _children_of(parent.info.run_id))):
-            if "study.outcome" in run.data.tags:
-                folder = destination / "runs" / Path(run.data.tags["study.run_id"]).name
-                folder.mkdir(parents=True, exist_ok=True)
-                client.download_artifacts(run.info.run_id, "", str(folder))
-                restore_trace(folder / "steps.parquet", folder / "steps.jsonl")
+            _fetch_run(client, run, destination / "runs" / Path(run.data.tags["study.run_id"]).name)
     return destination
+
+
+def _fetch_run(client: MlflowClient, run: Run, folder: Path) -> None:
+    """Rebuild a run's folder; of several attempts the latest that ended counts, and comes first."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    client.download_artifacts(run.info.run_id, "", str(folder))
+    restore_trace(folder / "steps.parquet", folder / "steps.jsonl")
+    if not (folder / "result.json").exists():
+        shutil.rmtree(folder)
 
 
 def _find_study(client: MlflowClient, name: str) -> Run:

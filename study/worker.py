@@ -8,7 +8,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ptycho.config.config import FaultConfig, ModelConfig
 from ptycho.config.settings import project
+from ptycho_torch.config_params import TrainingConfig
 from study.data import DataFiles, prepare_data
 from study.design import RunSpec
 from study.records import SPEC_FILE, write_json
@@ -38,8 +40,7 @@ def execute(spec: RunSpec, files: DataFiles, folder: Path, stop_failed: bool) ->
 
 def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed: bool) -> Any:
     """The run's settings with the files it reads and the folder it writes."""
-    from ptycho.config.config import FaultConfig
-    from study.grid_lines_torch_runner import ModelConfig, TorchRunnerConfig, TrainingConfig
+    from study.grid_lines_torch_runner import TorchRunnerConfig
 
     settings = spec.settings
     return TorchRunnerConfig(

@@ -253,16 +253,26 @@ def test_a_resumed_study_keeps_its_parent_and_goes_on_in_its_children(study: Stu
     assert len(study.runs()) == 3
 
 
-def test_each_attempt_is_a_run_of_its_own(study: Study) -> None:
+def test_each_attempt_is_a_run_of_its_own_and_the_latest_that_ended_counts(study: Study, tmp_path: Path) -> None:
     folder = study.run(0, "killed")
     spec = json.loads((folder / "spec.json").read_text())
-    (folder / "spec.json").write_text(json.dumps(spec | {"attempt": "first"}))
-    study.open().ship(folder)
-    shutil.rmtree(folder)
-    study.run(0, "ok")
-    (folder / "spec.json").write_text(json.dumps(spec | {"attempt": "second"}))
-    assert study.tracker.ship(folder)
-    assert sorted(r.data.tags["study.outcome"] for r in study.children()) == ["killed", "ok"]
+    tracker = study.open()
+    for attempt, outcome in (("first", "killed"), ("second", "ok"), ("third", None)):
+        shutil.rmtree(folder)
+        study.run(0, outcome or "ok")
+        (folder / "spec.json").write_text(json.dumps(spec | {"attempt": attempt}))
+        os.utime(folder / "spec.json", (time.time(), time.time() + len(study.children())))
+        if outcome is None:
+            (folder / "result.json").unlink()
+        assert tracker.ship(folder) is (outcome is not None)
+    tracker.finish_study("interrupted", [], study_artifacts(study.out))
+    outcomes = {r.data.tags["study.attempt"]: r.data.tags["study.outcome"] for r in study.children()}
+    assert outcomes == {"first": "killed", "second": "ok", "third": "killed"}
+    assert {r.info.status for r in study.children()} == {"FINISHED", "KILLED"}
+    again = collect(fetch_study(EXPERIMENT, study.uri, tmp_path / "again"))
+    assert again.runs["outcome"].tolist() == ["ok"]
+    with pytest.raises(InputError, match="holds something already"):
+        fetch_study(EXPERIMENT, study.uri, tmp_path / "again")
 
 
 def test_the_run_of_mlflow_run_becomes_the_parent(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
