@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -13,23 +12,11 @@ from torch import Tensor
 from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.errors import InputError, unknown_name
 from ptycho_torch.clipping.blocks import Plan
-from ptycho_torch.clipping.norms import as_real, total_norm
 from ptycho_torch.clipping.record import ClipReport
-from ptycho_torch.clipping.rules import RULES, Seen
+from ptycho_torch.clipping.rules import RULES, Seen, copied, moved, shapes_of
 from ptycho_torch.clipping.units import Source, list_parameters
 
 NonFinite = Literal["propagate", "skip"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Clipping:
-    """What a clip leaves behind for its record: norms and factors of the rows, all on the gradients' device."""
-
-    plan: Plan
-    norms: Tensor
-    total: Tensor
-    factors: Tensor
-    total_after: Tensor | None = None
 
 
 class Clipper:
@@ -73,11 +60,13 @@ class Clipper:
         self.skip_last = skip_last and self._rule.weights
         self.nonfinite = cast(NonFinite, nonfinite)
         self._items = list_parameters(module)
+        self._parameters = [item.parameter for item in self._items]
         self.names = tuple(item.name for item in self._items)
         self._state = self._rule.start(len(self._items))
         self._plan: Plan | None = None
         self._plan_key: object = None
-        self._last: Clipping | None = None
+        self._places: list[int] = []
+        self._last: ClipReport | None = None
 
     @property
     def can_skip(self) -> bool:
@@ -90,104 +79,68 @@ class Clipper:
         return tuple(item.name for item in self._items if item.final) if self.skip_last else ()
 
     @torch.no_grad()
-    def __call__(self, *, layer_norms: bool = False) -> ClipReport:
+    def __call__(self) -> ClipReport:
         """Clip the gradients in place and say what was seen.
-
-        Args:
-            layer_norms: also report each parameter's norm before clipping.
 
         Raises:
             InputError: a gradient is sparse, or the parameters lie on several devices.
         """
-        return self.report(self.clip(), layer_norms=layer_norms)
-
-    @torch.no_grad()
-    def clip(self) -> Clipping:
-        """Clip the gradients in place; :meth:`report` makes the record of it."""
-        plan = self._current_plan()
-        gradients = plan.gradients()
-        rows = plan.rows(gradients)
-        norms = plan.norms(rows)
+        plan, gradients = self._current()
+        norms, *weights = plan.norms(gradients, *([plan.weights()] if self._rule.weights else [])).unbind()
         seen = Seen(
             norms=norms,
-            total=total_norm(norms),
-            weights=plan.norms(plan.rows(plan.parameters())) if self._rule.weights else None,
+            total=plan.total(norms),
+            weights=weights[0] if weights else None,
             threshold=self.threshold or 0.0,
             eps=self.eps,
             owner=plan.owner,
         )
         factors = self._rule.factors(seen, self._state)
         if self.skip_last:
-            factors = torch.where(plan.exempt, 1.0, factors)
-        after = None
+            factors = factors.masked_fill(plan.exempt, 1.0)
         if self._rule.act == "scale":
-            plan.multiply_(gradients, rows, factors)
+            plan.multiply_(gradients, factors)
         elif self._rule.act == "clamp":
-            factors, after = self._clamp_(plan, gradients, norms)
-        self._last = Clipping(plan, norms, seen.total, factors, after)
+            factors = _clamp_(plan, gradients, norms, seen.threshold)
+        self._last = ClipReport(
+            norm_before=seen.total,
+            keep=self._keep(plan, seen.total, factors),
+            unit_norms=norms,
+            factors=factors if factors.numel() else torch.ones_like(seen.total),
+            owner=plan.owner,
+            n_parameters=len(self.names),
+            wide=plan.wide,
+        )
         return self._last
 
-    def _clamp_(self, plan: Plan, gradients: list[Tensor], norms: Tensor) -> tuple[Tensor, Tensor]:
-        """Clamp the entries of every tensor whose norm is finite; the factors are what became of the norms."""
-        bounds = torch.where(norms.isfinite(), self.threshold or 0.0, math.inf)
-        ordered = [i for block in plan.blocks for i in block.members]
-        for i, bound in zip(ordered, bounds.unbind(), strict=True):
-            as_real(gradients[i]).clamp_(-bound, bound)
-        after = plan.norms(plan.rows(gradients))
-        return torch.where((norms > 0) & norms.isfinite(), after / norms, 1.0), total_norm(after)
-
-    @torch.no_grad()
-    def report(self, clipping: Clipping, *, layer_norms: bool = False) -> ClipReport:
-        """The record of one :meth:`clip`."""
-        factors, finite = clipping.factors, clipping.total.isfinite()
-        keep = torch.ones_like(finite)
-        if self._rule.act == "keep":
-            keep = factors > 0
-        if self.nonfinite == "skip":
-            keep = keep & finite
-        after = clipping.total_after
-        if after is None:
-            after = clipping.total * factors if factors.ndim == 0 else total_norm(clipping.norms * factors)
-        nothing = factors.numel() == 0
-        smallest = torch.ones_like(clipping.total) if nothing else factors.min()
-        fraction = torch.zeros_like(clipping.total) if nothing else (factors < 1).double().mean()
-        return ClipReport(
-            norm_before=clipping.total,
-            norm_after=torch.where(keep, after, 0.0),
-            clipped_fraction=torch.where(keep, fraction, 1.0),
-            smallest_scale=torch.where(keep, smallest, 0.0),
-            finite=finite,
-            keep=keep,
-            layer_norms=self._layer_norms(clipping) if layer_norms else None,
-        )
+    def _keep(self, plan: Plan, total: Tensor, factors: Tensor) -> Tensor:
+        """0-d bool, whether the step is to be made."""
+        keep = total.isfinite() if self.nonfinite == "skip" else plan.kept
+        return keep & (factors > 0) if self._rule.act == "keep" else keep
 
     def layer_norms(self) -> dict[str, float]:
         """Each parameter's gradient norm before the last clip, on the host; 0 where it had no gradient."""
-        if self._last is None:
-            return {}
-        return dict(zip(self.names, self._layer_norms(self._last).tolist(), strict=True))
+        return {} if self._last is None else dict(zip(self.names, self._last.layer_norms.tolist(), strict=True))
 
-    def _layer_norms(self, clipping: Clipping) -> Tensor:
-        squares = torch.zeros(len(self.names), dtype=torch.float64, device=clipping.norms.device)
-        return squares.index_add_(0, clipping.plan.owner, clipping.norms**2).sqrt_()
-
-    def _current_plan(self) -> Plan:
-        """The plan for the parameters that have a gradient now."""
-        taking_part = [item.takes_part() and item.parameter.numel() > 0 for item in self._items]
-        first = self._items[taking_part.index(True)].parameter if any(taking_part) else None
-        key = (taking_part, None if first is None else (first.dtype, first.device))
+    def _current(self) -> tuple[Plan, list[Tensor]]:
+        """The gradients there are, and the plan for the parameters they belong to."""
+        found = [p.grad for p in self._parameters]
+        absent = [g is None for g in found]
+        first = self._parameters[absent.index(False)] if False in absent else None
+        key = (absent, None if first is None else (first.dtype, first.device))
         if self._plan is None or key != self._plan_key:
-            places = [i for i, takes_part in enumerate(taking_part) if takes_part]
-            self._plan = Plan([self._items[i] for i in places], places, self._rule.per_unit)
+            self._places = [i for i, item in enumerate(self._items) if item.takes_part()]
+            self._plan = Plan([self._items[i] for i in self._places], self._places, self._rule.per_unit)
             self._plan_key = key
-            device = self._plan.device
-            self._state = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self._state.items()}
-        return self._plan
+            self._state = moved(self._state, self._plan.device)
+        gradients = cast("list[Tensor]", found)
+        if len(self._places) < len(gradients):
+            gradients = [gradients[i] for i in self._places]
+        return self._plan, gradients
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs for a resumed training to go on as if it had never stopped."""
-        state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self._state.items()}
-        return {"algorithm": self.algorithm, "state": state}
+        return {"algorithm": self.algorithm, "state": copied(self._state)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave.
@@ -199,16 +152,11 @@ class Clipper:
             raise InputError(
                 f"clipper state: of algorithm {state_dict['algorithm']!r}; allowed here: {self.algorithm!r}"
             )
-        self._set_state(state_dict["state"])
-
-    def _set_state(self, state: Mapping[str, Tensor | int]) -> None:
-        fresh = self._rule.start(len(self._items))
-        shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else () for k, v in fresh.items()}
-        given = {k: tuple(v.shape) if isinstance(v, Tensor) else () for k, v in state.items()}
-        if given != shapes:
-            raise InputError(f"clipper state: entries {given}; allowed for {self.algorithm!r}: {shapes}")
-        self._state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
-        self._plan = None
+        given, wanted = shapes_of(state_dict["state"]), shapes_of(self._rule.start(len(self._items)))
+        if given != wanted:
+            raise InputError(f"clipper state: {given}; allowed for {self.algorithm!r} here: {wanted}")
+        self._state = copied(state_dict["state"])
+        self._plan = None  # the next plan moves the state to the gradients' device
 
 
 class GradientClipper(Clipper):
@@ -228,6 +176,15 @@ class GradientClipper(Clipper):
         super().__init__(
             module, algorithm=algorithm, threshold=realised, eps=eps, skip_last=skip_last, nonfinite=nonfinite
         )
+
+
+def _clamp_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float) -> Tensor:
+    """Clamp the entries of each tensor whose norm is finite; return what became of the norms, as factors."""
+    bounds = torch.where(norms.isfinite(), threshold, math.inf)
+    for gradient, bound in zip(plan.in_order(gradients), bounds.unbind(), strict=True):
+        gradient.clamp_(-bound, bound)
+    (after,) = plan.norms(gradients).unbind()
+    return torch.where((norms > 0) & norms.isfinite(), after / norms, 1.0)
 
 
 def check_settings(algorithm: str, threshold: float | None, eps: float, nonfinite: str) -> None:

@@ -20,7 +20,6 @@ def clip_gradients_(
     eps: float = 1e-3,
     skip_last: bool = False,
     nonfinite: str = "propagate",
-    layer_norms: bool = False,
     state: MutableMapping[str, Any] | None = None,
 ) -> ClipReport:
     """Clip gradients in place, in anyone's loop.
@@ -38,7 +37,6 @@ def clip_gradients_(
         algorithm: a name of ``ptycho.config.algorithms.ALGORITHMS``.
         threshold: the algorithm's threshold, from 0 (a bound of 0 zeroes the gradient); None switches clipping off.
         eps, skip_last, nonfinite: see :class:`Clipper`.
-        layer_norms: also report each parameter's norm before clipping.
         state: a dictionary, empty at first, in which an algorithm with a history keeps it from call
             to call. Without it every call is a first step.
 
@@ -50,7 +48,7 @@ def clip_gradients_(
     )
     if state:
         clipper.load_state_dict(state)
-    report = clipper(layer_norms=layer_norms)
+    report = clipper()
     if state is not None:
         state.update(clipper.state_dict())
     return report

@@ -6,6 +6,7 @@ Shape legend: R rows, L entries of a row, always real numbers (a complex tensor 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,43 +20,58 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def norms_of_rows(blocks: list[Tensor], device: torch.device) -> Tensor:
-    """(R,) float64 norms of the rows of all ``blocks``, each (R_i, L_i), one after the other.
+def norms_of_rows(blocks: Callable[[], Iterator[list[Tensor]]], n_lists: int, device: torch.device) -> Tensor:
+    """(n_lists, R) float64 norms of rows that come block by block, each block in matrices (n, L).
 
     On the host, sums run in float32 (half precision too), and where one overflows all are done
     again by :func:`scaled_norms`: one look at a number in memory. On an accelerator such a look
-    would stall the device, and sums run in float64 from the start.
+    would stall the device, and sums run in float64 from the start. Each block is used up before the
+    next is made, while it is in the cache.
     """
-    if not blocks:
-        return torch.zeros(0, dtype=torch.float64, device=device)
-    if not _on_host(blocks[0]):
-        return torch.cat([scaled_norms(b) if b.dtype == torch.float64 else _norms(b, torch.float64) for b in blocks])
-    norms = torch.cat([_chunked_norms(b) for b in blocks]).double()
-    return norms if math.isfinite(norms.sum().tolist()) else torch.cat([scaled_norms(b) for b in blocks])
+    on_host = device.type == "cpu"
+    parts = [_each(matrices, _fast_norms if on_host else _wide_norms, n_lists) for matrices in blocks()]
+    if not parts:
+        return torch.zeros(n_lists, 0, dtype=torch.float64, device=device)
+    norms = torch.cat(parts, dim=1).double()
+    if on_host and _overflowed(norms):
+        norms = torch.cat([_each(matrices, scaled_norms, n_lists) for matrices in blocks()], dim=1)
+    return norms
 
 
-def total_norm(norms: Tensor) -> Tensor:
-    """0-d float64 norm of a vector of norms."""
-    return scaled_norms(norms[None])[0]
+def _each(matrices: list[Tensor], norms_of: Callable[[Tensor], Tensor], n_lists: int) -> Tensor:
+    """(n_lists, n) norms of one block."""
+    found = [norms_of(rows) for rows in matrices]
+    return (found[0] if len(found) == 1 else torch.cat(found)).view(n_lists, -1)
 
 
-def _on_host(tensor: Tensor) -> bool:
-    """Whether a value can be looked at for free: host memory, and no stand-in for a tensor as in tracing."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor
+def _overflowed(norms: Tensor) -> bool:
+    """Whether a norm is not finite, read without a call that would stall an accelerator."""
+    return not math.isfinite(norms.sum().tolist())  # type: ignore[arg-type]
+
+
+def total_norm(norms: Tensor, wide: bool) -> Tensor:
+    """0-d float64 norm of a vector of norms; ``wide`` where they may lie beyond float32's range."""
+    return scaled_norms(norms[None])[0] if wide and norms.numel() else torch.linalg.vector_norm(norms)
 
 
 def _norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    return norms
 
 
-def _chunked_norms(rows: Tensor) -> Tensor:
+def _wide_norms(rows: Tensor) -> Tensor:
+    """(R,) float64 norms without a look at their values."""
+    return scaled_norms(rows) if rows.dtype == torch.float64 else _norms(rows, torch.float64)
+
+
+def _fast_norms(rows: Tensor) -> Tensor:
     """(R,) norms in two stages: float32 (or float64 for float64 rows) within chunks, float64 across them."""
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
     n_chunks = rows.shape[1] // CHUNK
     if n_chunks < 2:
         return _norms(rows, dtype)
     cut = n_chunks * CHUNK
-    chunks = rows[:, :cut].unflatten(1, (n_chunks, CHUNK))
+    chunks = rows[:, :cut].unflatten(1, (n_chunks, CHUNK))  # type: ignore[no-untyped-call]
     parts = [torch.linalg.vector_norm(chunks, dim=2, dtype=dtype), _norms(rows[:, cut:], dtype)[:, None]]
     return _norms(torch.cat(parts, dim=1), torch.float64)
 

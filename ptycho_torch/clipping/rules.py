@@ -19,6 +19,8 @@ from ptycho.config.algorithms import ClipAlgorithm
 
 State = dict[str, Tensor | int]
 
+SMALLEST_BOUND = 1e-300
+"""Stands for a bound of 0, so that a zero gradient under it keeps factor 1 (0 / 0 would not)."""
 AUTOCLIP_HISTORY = 10_000
 """Steps the percentile looks back; the paper keeps every step, which would grow without limit."""
 ZCLIP_DECAY = 0.97
@@ -56,8 +58,9 @@ class Seen:
 
 
 def bounding_factor(norm: Tensor, bound: Tensor | float) -> Tensor:
-    """min(1, bound / norm), and 1 where the norm is not finite."""
-    return torch.where((norm > bound) & norm.isfinite(), bound / norm, 1.0)
+    """min(1, bound / norm): exactly 1 up to the bound, and 1 where the norm is not finite."""
+    positive = bound.clamp_min(SMALLEST_BOUND) if isinstance(bound, Tensor) else max(bound, SMALLEST_BOUND)
+    return positive / norm.nan_to_num(nan=0.0, posinf=0.0).clamp_min(positive)
 
 
 def unclipped(seen: Seen, state: State) -> Tensor:
@@ -84,7 +87,8 @@ def by_weights(seen: Seen, state: State) -> Tensor:
 def by_percentile(seen: Seen, state: State) -> Tensor:
     """Bound the global norm by a percentile of its history, this step's included (Seetharaman et al. 2020)."""
     history = _remember(state, seen.total)
-    return bounding_factor(seen.total, torch.nanquantile(history, seen.threshold / 100))
+    percentile = torch.nanquantile(history, seen.threshold / 100)
+    return bounding_factor(seen.total, percentile.nan_to_num(nan=0.0))  # no norm was finite, nor is this one
 
 
 def by_z_score(seen: Seen, state: State) -> Tensor:
@@ -159,6 +163,21 @@ def _remember(state: State, total: Tensor) -> Tensor:
     ring[calls % len(ring)] = torch.where(total.isfinite(), total, math.nan)
     state["calls"] = calls + 1
     return _history(state)
+
+
+def copied(state: Mapping[str, Tensor | int]) -> State:
+    """The same state in memory of its own."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def moved(state: State, device: torch.device) -> State:
+    """The same state on another device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def shapes_of(state: Mapping[str, Tensor | int]) -> dict[str, tuple[int, ...]]:
+    """Shape of every entry."""
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
 
 
 def _no_state(n_parameters: int) -> State:

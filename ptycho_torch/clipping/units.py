@@ -38,9 +38,10 @@ class Clipped:
     final: bool = False
 
     def takes_part(self) -> bool:
-        """Whether there is a gradient to clip: frozen parameters are left alone, whatever their ``.grad``."""
+        """Whether there is a gradient to clip: a frozen parameter is left alone, whatever its ``.grad``."""
         p = self.parameter
-        return p.grad is not None and (p.requires_grad or not isinstance(p, nn.Parameter))
+        frozen = isinstance(p, nn.Parameter) and not p.requires_grad
+        return p.grad is not None and p.numel() > 0 and not frozen
 
 
 def list_parameters(source: Source) -> list[Clipped]:
