@@ -78,6 +78,7 @@ class ArmSummary:
     fno_blocks: float
     optimizer: str
     learning_rate: float
+    is_control: bool
     n: int
     n_ok: int
     n_plateau: int
@@ -250,6 +251,7 @@ def _summaries(arms: Sequence[Arm], control_name: str) -> list[ArmSummary]:
     return [
         ArmSummary(
             **_identity(arm),
+            is_control=arm is control,
             **_counts(arm),
             **_quality(arm),
             **_cost(pairs[i]),
@@ -294,21 +296,22 @@ def _quality(arm: Arm) -> dict[str, Any]:
     survivors = interquartile_mean_interval(_finite(alive["val_loss_final"]))
     everyone = interquartile_mean_interval(_finite(runs["loss"]))
     return {
-        "val_loss_median": _median(runs["loss"]),
+        "val_loss_median": median(runs["loss"]),
         **dict(zip(("val_loss_iqm", "val_loss_iqm_low", "val_loss_iqm_high"), survivors, strict=True)),
         **dict(zip(("val_loss_iqm_all", "val_loss_iqm_all_low", "val_loss_iqm_all_high"), everyone, strict=True)),
-        "amp_ssim_median": _median(alive["amp_ssim"]),
-        "phase_ssim_median": _median(alive["phase_ssim"]),
-        "clipped_fraction_median": _median(runs["clipped_fraction"]),
+        "amp_ssim_median": median(alive["amp_ssim"]),
+        "phase_ssim_median": median(alive["phase_ssim"]),
+        "clipped_fraction_median": median(runs["clipped_fraction"]),
     }
 
 
 def _finite(column: pd.Series) -> np.ndarray:
     values = np.asarray(column, dtype=float)
-    return values[np.isfinite(values)]
+    return np.asarray(values[np.isfinite(values)])
 
 
-def _median(column: pd.Series) -> float:
+def median(column: pd.Series) -> float:
+    """Median of the finite values; NaN where there are none."""
     values = _finite(column)
     return float(np.median(values)) if len(values) else math.nan
 
@@ -521,8 +524,7 @@ def _what_would_decide(comparisons: Sequence[Comparison]) -> str:
         return "not even 1,000 replicates would decide if the rates stay as observed"
     costly = next(c for c in comparisons if c.word != "undecided")
     return (
-        f"in {costly.condition}, {costly.arm} has {costly.cost_ratio:.2f} times the control's median loss "
-        f"(95% interval {costly.cost_ratio_low:.2f} to {costly.cost_ratio_high:.2f}), a cost that is not settled"
+        f"in {costly.condition}, {costly.arm} has {_cost_text(costly)} the control's median loss, which settles nothing"
     )
 
 
@@ -543,36 +545,53 @@ def _sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _told(condition: str, against: str, group: Sequence[Comparison]) -> list[str]:
+    """What was found in a condition in which not every arm is like the control."""
     verbs = {"fewer": ("does better", "do better"), "more": ("does worse", "do worse")}
     sentences = []
     for word, (one, many) in verbs.items():
         those = [c for c in group if c.word == word]
         if those:
-            names = _listed([f"{c.arm} ({c.not_ok} of {c.n_pairs} not ok)" for c in those])
-            worst = max(c.p_corrected for c in those)
             sentences.append(
-                f"{condition}: {names} {many if len(those) > 1 else one} than {against} "
-                f"({_range([c.not_ok_against for c in those])} of {_range([c.n_pairs for c in those])}); "
-                f"corrected p {'at most ' if len(those) > 1 else ''}{worst:.2g}."
+                f"{condition}: {_scores(those)} {many if len(those) > 1 else one} than {_reference(those)}; "
+                f"corrected p {'at most ' if len(those) > 1 else ''}{max(c.p_corrected for c in those):.2g}."
             )
-    return sentences + [_undecided(c) for c in group if c.word == "undecided"]
+    undecided = [c for c in group if c.word == "undecided"]
+    if undecided:
+        sentences.append(f"{condition}: undecided against {_reference(undecided)}: {_open_scores(undecided)}.")
+    quiet = [c for c in group if c.word == "none shown"]
+    if quiet and len(quiet) < len(group):
+        sentences.append(f"{condition}: no difference shown between {_scores(quiet)} and {_reference(quiet)}.")
+    return sentences
+
+
+def _scores(comparisons: Sequence[Comparison]) -> str:
+    return _listed([f"{c.arm} ({c.not_ok} of {c.n_pairs} not ok)" for c in comparisons])
+
+
+def _reference(comparisons: Sequence[Comparison]) -> str:
+    not_ok, n = [c.not_ok_against for c in comparisons], [c.n_pairs for c in comparisons]
+    return f"{comparisons[0].against} ({_range(not_ok)} of {_range(n)})"
+
+
+def _open_scores(comparisons: Sequence[Comparison]) -> str:
+    return "; ".join(
+        f"{c.arm} ({c.not_ok} of {c.n_pairs} not ok, corrected p {c.p_corrected:.2g}), {_needed(c)}"
+        for c in comparisons
+    )
+
+
+def _needed(c: Comparison) -> str:
+    """How many more replicates an undecided comparison needs, in words."""
+    if c.more_replicates is None:
+        return "which not even 1,000 replicates would decide if the rates stay as observed"
+    replicates = "replicate" if c.more_replicates == 1 else "replicates"
+    if c.n_better == c.n_worse:
+        return f"which takes at least {c.more_replicates} more {replicates} to show any difference"
+    return f"which about {c.more_replicates} more {replicates} would decide if the rates stay as observed"
 
 
 def _range(counts: Sequence[int]) -> str:
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _undecided(c: Comparison) -> str:
-    found = (
-        f"{c.condition}: {c.arm} against {c.against} is undecided ({c.not_ok} and {c.not_ok_against} of {c.n_pairs} "
-        f"not ok, corrected p {c.p_corrected:.2g}); "
-    )
-    if c.more_replicates is None:
-        return found + "not even 1,000 replicates would decide if the rates stay as observed."
-    replicates = "replicate" if c.more_replicates == 1 else "replicates"
-    if c.n_better == c.n_worse:
-        return found + f"it takes at least {c.more_replicates} more {replicates} to show any difference."
-    return found + f"about {c.more_replicates} more {replicates} would decide if the rates stay as observed."
 
 
 def _no_difference(groups: Sequence[Sequence[Comparison]]) -> str:
@@ -592,11 +611,13 @@ def _no_difference(groups: Sequence[Sequence[Comparison]]) -> str:
 
 def _cost_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     costly = [c for c in comparisons if c.cost_ratio > LARGEST_COST]
-    return [
-        f"{c.condition}: {c.arm} has {c.cost_ratio:.2f} times the median loss of {c.against} "
-        f"(95% interval {c.cost_ratio_low:.2f} to {c.cost_ratio_high:.2f})."
-        for c in costly
-    ]
+    return [f"{c.condition}: {c.arm} has {_cost_text(c)} the median loss of {c.against}." for c in costly]
+
+
+def _cost_text(c: Comparison) -> str:
+    if math.isnan(c.cost_ratio_low):
+        return f"{c.cost_ratio:.2f} times (too few pairs for an interval)"
+    return f"{c.cost_ratio:.2f} times (95% interval {c.cost_ratio_low:.2f} to {c.cost_ratio_high:.2f})"
 
 
 def _lost_sentences(tables: Tables) -> list[str]:

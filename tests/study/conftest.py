@@ -187,19 +187,19 @@ def write_study_folder(
     return out
 
 
-@pytest.fixture(name="write_study_folder")
+@pytest.fixture(scope="session", name="write_study_folder")
 def _write_study_folder() -> StudyWriter:
     """Writer of a study folder made of invented runs."""
     return write_study_folder
 
 
-@pytest.fixture(name="write_run")
+@pytest.fixture(scope="session", name="write_run")
 def _write_run() -> Callable[..., dict[str, Any]]:
     """Writer of one invented run folder."""
     return write_run
 
 
-@pytest.fixture(name="write_study_json")
+@pytest.fixture(scope="session", name="write_study_json")
 def _write_study_json() -> Callable[..., None]:
     """Writer of ``study.json``."""
     return write_study_json

@@ -1,0 +1,164 @@
+"""What the figures are drawn from, and that they can be drawn whatever a study holds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptycho.errors import InputError
+from study import figures
+from study.table import collect
+from study.verdict import summarise
+
+SHORT = dict(steps=24, side=12)
+
+
+@pytest.fixture
+def draw(tmp_path, write_study_folder):
+    """All drawings of a study with the given counts, by name."""
+
+    def inner(counts, **options):
+        tables = collect(write_study_folder(tmp_path, counts, **(SHORT | options)))
+        return {drawing.name: drawing for drawing in figures.draw_all(tables, summarise(tables))}
+
+    return inner
+
+
+def test_every_kind_of_figure_is_drawn(draw):
+    drawings = draw({"overload": {"none": (0, 1, 2), "agc": (3, 0, 0)}})
+    assert list(drawings) == [
+        "failure_probability", "survival", "final_loss", "performance_profile", "clipped_fraction",
+        "loss_01_overload", "gradient_norm_01_overload", "gallery_01_overload",
+    ]  # fmt: skip
+    for drawing in drawings.values():
+        assert len(drawing.data) > 0
+        assert drawing.alt
+        assert drawing.caption.endswith(".")
+
+
+def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_study_json, write_run):
+    write_study_json(tmp_path, ["overload"], ["none"])
+    for replicate, (outcome, level) in enumerate([("ok", 1.0), ("ok", 3.0), ("failed", 50.0)]):
+        row = write_run(tmp_path, regime="overload", algorithm="none", replicate=replicate, outcome=outcome, **SHORT)
+        trace = "".join(f'{{"step": {k}, "loss": {level}}}\n' for k in range(1, 11))
+        (tmp_path / "runs" / row["run_id"] / "steps.jsonl").write_text(trace)
+    tables = collect(tmp_path)
+    data = figures.loss_data(tables, figures.labelled(tables))
+    curve = {name: group["value"].unique().tolist() for name, group in data.groupby("curve")}
+    assert curve["median"] == [2.0]
+    assert (curve["lower quartile"], curve["upper quartile"]) == ([1.5], [2.5])
+    assert curve["failed 2"] == [50.0]
+    assert curve["constant object"] == [0.163]
+    died = data[data["curve"] == "died"].iloc[0]
+    assert died["step"] == tables.runs["failed_at_step"].max()
+
+
+def test_a_spike_of_one_step_survives_the_windows():
+    steps = pd.DataFrame({"run_id": "a", "step": range(1, 1001), "g": 1.0})
+    steps.loc[537, "g"] = 1e4
+    assert len(figures.windowed(steps, "g")) == figures.WINDOWS
+    assert figures.windowed(steps, "g", "max")["value"].max() == 1e4
+    assert figures.windowed(steps, "g")["value"].max() == 1.0
+
+
+def test_windows_leave_infinities_out():
+    steps = pd.DataFrame({"run_id": "a", "step": [1, 2, 3], "g": [1.0, np.inf, np.nan]})
+    assert figures.windowed(steps, "g")["value"].tolist() == [1.0]
+
+
+def test_survival_curves_reach_the_end_of_the_study(draw):
+    data = draw({"overload": {"none": (1, 0, 3), "agc": (4, 0, 0)}})["survival"].data
+    assert data.groupby("label")["time"].max().tolist() == [24, 24]
+    assert data.groupby("label")["survival"].min().to_dict() == {"agc": 1.0, "none": 0.25}
+
+
+def test_the_gallery_shows_the_same_replicate_of_every_arm_and_not_the_best(draw, tmp_path):
+    data = draw({"overload": {"none": (1, 0, 2), "agc": (3, 0, 0)}})["gallery_01_overload"].data
+    assert data["replicate"].tolist() == [0, 0]
+    assert data["outcome"].tolist() == ["failed", "ok"]
+
+
+def test_a_reconstruction_is_brought_to_the_phase_and_scale_of_the_truth():
+    rng = np.random.default_rng(0)
+    truth = (1 + rng.random((6, 6))) * np.exp(1j * rng.random((6, 6)))
+    shown = figures.for_display(figures.Picture((0.2 * np.exp(2j) * truth).astype(np.complex64), truth))
+    np.testing.assert_allclose(shown, truth, rtol=1e-5)
+    alone = figures.for_display(figures.Picture(np.exp(2j) * np.ones((3, 3)), None))
+    np.testing.assert_allclose(np.angle(alone), 0, atol=1e-6)
+
+
+def test_a_damaged_reconstruction_is_named(draw, tmp_path):
+    draw({"overload": {"none": (1, 0, 0)}})
+    (path,) = tmp_path.glob("runs/*/reconstruction.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"reconstruction\.npz: no reconstruction can be read"):
+        figures.read_picture(path)
+
+
+def test_a_pickled_reconstruction_is_refused(tmp_path):
+    path = tmp_path / "reconstruction.npz"
+    np.savez(path, reconstruction=np.array([{}], dtype=object), weight=np.ones((1, 1)))
+    with pytest.raises(InputError, match="allow_pickle=False"):
+        figures.read_picture(path)
+
+
+def test_frontier_is_drawn_where_rates_differ(tmp_path, write_study_json, write_run):
+    write_study_json(tmp_path, ["frontier"], ["none", "agc"])
+    for algorithm, limit in (("none", 0.5), ("agc", 5.0)):
+        for rate in (0.1, 1.0, 10.0):
+            for k in range(2):
+                outcome = "failed" if rate > limit else "ok"
+                options = dict(regime="frontier", algorithm=algorithm, replicate=k, learning_rate=rate, **SHORT)
+                write_run(tmp_path, outcome=outcome, reconstruction=False, **options)
+    tables = collect(tmp_path)
+    frontier, *_ = figures.draw_all(tables, summarise(tables))
+    assert frontier.name == "frontier"
+    assert frontier.data.drop_duplicates("label").set_index("label")["gain"].to_dict() == pytest.approx(
+        {"none": 1.0, "agc": 10.0}
+    )
+    legend = [text.get_text() for text in frontier.figure.axes[0].get_legend().get_texts()]
+    assert legend == ["agc (LR50 3.2, gain 10.0)", "none (LR50 0.32, gain 1.0)"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "options"),
+    [
+        ({"overload": {"none": (0, 0, 3)}}, {}),
+        ({"overload": {"none": (1, 0, 0)}}, {}),
+        ({"a$b_{^": {"<i>x</i>": (1, 1, 1)}}, {}),
+        ({"real": {"none": (1, 0, 1), "agc": (2, 0, 0)}}, {"truth": False}),
+        ({"overload": {"none": (1, 0, 1)}}, {"reconstruction": False}),
+        ({"overload": {"none": (1, 0, 1)}}, {"val_loss_final": math.nan, "baseline_constant": None, "amp_ssim": None}),
+    ],
+    ids=["all failed", "one run", "odd names", "no truth", "no reconstruction", "no scores"],
+)
+def test_whatever_a_study_holds_can_be_drawn(draw, tmp_path, counts, options):
+    for drawing in draw(counts, **options).values():
+        drawing.figure.savefig(tmp_path / f"{drawing.name}.png", dpi=30)
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path, write_study_json):
+    write_study_json(tmp_path, [], [])
+    tables = collect(tmp_path)
+    assert list(figures.draw_all(tables, [])) == []
+
+
+def test_runs_without_any_step_can_be_drawn(tmp_path, write_study_folder):
+    write_study_folder(tmp_path, {"overload": {"none": (0, 0, 2)}}, **SHORT)
+    for path in tmp_path.glob("runs/*/*.jsonl"):
+        path.unlink()
+    tables = collect(tmp_path)
+    for drawing in figures.draw_all(tables, summarise(tables)):
+        drawing.figure.savefig(tmp_path / "figure.png", dpi=30)
+
+
+def test_an_algorithm_looks_the_same_in_every_study():
+    alone, together = figures.styles_of(["agc"]), figures.styles_of(["none", "norm", "agc"])
+    assert alone["agc"] == together["agc"]
+    assert len(set(figures.styles_of(list(figures.ALGORITHMS)).values())) == len(figures.ALGORITHMS)
+    two = figures.styles_of(["agc 0.01", "agc 0.1"])
+    assert two["agc 0.01"].colour == two["agc 0.1"].colour
+    assert two["agc 0.01"].dash != two["agc 0.1"].dash
