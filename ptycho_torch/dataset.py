@@ -18,16 +18,16 @@ from ptycho.faults import FaultyFrames
 
 
 class PtychoBatch(NamedTuple):
-    """One batch: amplitude (b, C, N, N) float32 in model units, index (b,) int64 of its frames."""
+    """One batch: amplitude (b, C, N, N) float32 in model units, frames (b,) int64 their numbers."""
 
     amplitude: Tensor
-    index: Tensor
+    frames: Tensor
 
 
 class BatchRequest(NamedTuple):
-    """The frames of one batch and the optimizer step that they serve."""
+    """The numbers (b,) of one batch's frames and the optimizer step that they serve."""
 
-    index: Tensor
+    frames: Tensor
     step: int
 
 
@@ -44,12 +44,12 @@ class Frames(Dataset[PtychoBatch]):
         return self.amplitude.shape[0]
 
     def __getitem__(self, request: BatchRequest) -> PtychoBatch:
-        amplitude = self.amplitude[request.index]
+        amplitude = self.amplitude[request.frames]
         for onset, hit, faulty in self.faults:
             if request.step >= onset:
-                row, which = (request.index[:, None] == hit[None, :]).nonzero(as_tuple=True)
+                row, which = (request.frames[:, None] == hit[None, :]).nonzero(as_tuple=True)
                 amplitude[row] = faulty[which]
-        return PtychoBatch(amplitude, request.index)
+        return PtychoBatch(amplitude, request.frames)
 
 
 class SeededBatches(Sampler[BatchRequest]):

@@ -154,7 +154,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         self._record(report, rate)
         self.steps_done += 1
         if self.training_config.scheduler == "warmup_cosine":
-            self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+            self.lr_schedulers().step()  # type: ignore[union-attr]
         if self.steps_done >= self.total_steps:
             self.trainer.should_stop = True
 
@@ -195,7 +195,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         if self.sink.on_eval(record):
             self.trainer.should_stop = True
         if self.training_config.scheduler == "plateau" and self.trainer.state.fn == TrainerFn.FITTING:
-            self.lr_schedulers().step(record.val_loss)  # type: ignore[union-attr, call-arg]
+            self.lr_schedulers().step(record.val_loss)  # type: ignore[union-attr, arg-type]
 
     def predict_step(self, batch: PtychoBatch, batch_idx: int) -> Tensor:
         return self.model(batch.amplitude).patches

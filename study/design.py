@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ptycho.config.algorithms import ALGORITHMS
+from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.errors import InputError, unknown_name
 from study.settings import RunSettings, StudyConfig
 
@@ -205,7 +205,7 @@ RATE_STRESS_REGIME = Regime(
 )
 
 
-def arms_of(*names: str) -> tuple[Arm, ...]:
+def arms_of(*names: ClipAlgorithm) -> tuple[Arm, ...]:
     """Arms at each algorithm's default threshold."""
     return tuple(Arm(algorithm=name, threshold=ALGORITHMS[name].default) for name in names)
 

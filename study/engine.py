@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as RunTimeout
 from typing import Any, NamedTuple
 
@@ -75,10 +75,10 @@ class LocalEngine:
         what comes through is a mistake in the input or in this program.
         """
         started = {job.key: time.monotonic() for job in jobs}
-        futures = {
+        futures: dict[Future[Any], Job] = {
             self._pool.schedule(job.function, args=job.arguments, timeout=self.time_limit_s): job for job in jobs
         }
-        pending = set(futures)
+        pending: set[Future[Any]] = set(futures)
         while pending:
             done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             on_wait()

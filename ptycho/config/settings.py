@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import math
 import types
 import typing
@@ -44,8 +43,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@functools.cache
-def annotations_of(cls: type) -> Mapping[str, Any]:
+def annotations_of(cls: Any) -> Mapping[str, Any]:
     """Resolved annotations of a dataclass, inherited ones included."""
     return types.MappingProxyType(typing.get_type_hints(cls))
 
@@ -89,7 +87,7 @@ def validate(config: Any) -> None:
         _check(field, hints[field.name], getattr(config, field.name))
     for cls in type(config).__mro__:
         if "check_together" in vars(cls):
-            cls.check_together(config)
+            vars(cls)["check_together"](config)
 
 
 def _check(field: dataclasses.Field[Any], annotation: Any, value: Any) -> None:
@@ -155,8 +153,9 @@ def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any],
     elif typing.get_origin(kind) is tuple:
         options |= dict(action="append", metavar="TEXT")
     else:
-        options["type"] = _Parser(field.name, kind, optional)
-        options["metavar"] = "{" + ",".join(literal_names(kind)) + "}" if literal_names(kind) else kind.__name__.upper()
+        names = literal_names(kind)
+        options |= dict(action=_Keep, parse=_Parser(field.name, kind, optional))
+        options["metavar"] = "{" + ",".join(names) + "}" if names else kind.__name__.upper()
     parser.add_argument(flag_of(field), **options)
 
 
@@ -186,6 +185,17 @@ class _Parser:
             return self.kind(text)
         except ValueError:
             raise InputError(f"{self.name}: {text!r} is not a number of type {self.kind.__name__}") from None
+
+
+class _Keep(argparse.Action):
+    """Store the parsed text. Not a ``type``: argparse would hide the message of a refusal."""
+
+    def __init__(self, *args: Any, parse: _Parser, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parse = parse
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, self.parse(values))
 
 
 def chosen(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,153 +25,152 @@ SMALL = 2**14
 
 
 class Block:
-    """Tensors of one shape whose rows make one matrix (R, L): one as it stands, or copies of several small ones.
+    """Parameters of one shape whose rows make one matrix (R, L): one as it stands, or several small ones stacked.
 
     Args:
-        members: places of the tensors in the lists that :meth:`matrices` is given.
-        item: one of the parameters; they are all alike.
+        items: the parameters, all alike.
         unitwise: rows are the units of a parameter; else each parameter is one row.
     """
 
-    def __init__(self, members: Sequence[int], item: Clipped, unitwise: bool) -> None:
-        p = item.parameter
-        self.members = members
-        self.groups = item.groups if unitwise else 1
+    def __init__(self, items: Sequence[Clipped], unitwise: bool) -> None:
+        p = items[0].parameter
+        self.items = items
+        self.dtype = p.dtype.to_real() if p.is_complex() else p.dtype
+        self.groups = items[0].groups if unitwise else 1
         shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
-        axes = item.axes if unitwise else ()
+        axes = items[0].axes if unitwise else ()
         if self.groups > 1:
             shape = (self.groups, shape[0] // self.groups, *shape[1:])
             axes = (0, *(a + 1 for a in axes))
-        self.n_units = math.prod(shape[a] for a in axes)
-        self.n_rows = len(members) * self.n_units
-        self.length = math.prod(shape) // self.n_units
-        self._scale_shape = (len(members), *(n if a in axes else 1 for a, n in enumerate(shape)))
+        self.units_each = math.prod(shape[a] for a in axes)
+        self.length = math.prod(shape) // self.units_each
+        self.small = p.numel() <= SMALL
+        self._plain = not p.is_complex() and self.groups == 1
+        self._scale_shape = tuple(n if a in axes else 1 for a, n in enumerate(shape)) if axes else ()
         self._row_axes = (0, *(a + 1 for a in axes))
         self._rest_axes = [a for a in range(1, len(shape) + 1) if a not in self._row_axes]
-        self.whole = not axes
-        self.plain = not p.is_complex() and self.groups == 1
-        self.plain_rows = self._row_axes == tuple(range(len(self._row_axes)))
-        self.small = p.numel() <= SMALL
+        self._rows_lead = self._row_axes == tuple(range(len(self._row_axes)))
 
-    def matrices(self, *lists: Sequence[Tensor]) -> list[Tensor]:
-        """The members' rows in each of ``lists``: (len(lists) * R, L) in one piece or in several.
+    def matrices(self, lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The rows of the members in each of ``lists``: (len(lists) * R, L), in one piece or in several.
 
         Small tensors of all lists are stacked, which saves calls; a large one is viewed as it stands.
         """
-        chosen = [tensors[i] for tensors in lists for i in self.members]
+        tensors = [tensor for members in lists for tensor in members]
         if self.small:
-            return [self._rows(torch.stack(chosen))]
-        return [self._rows(tensor.unsqueeze(0)) for tensor in chosen]
+            return [self._rows(torch.stack(tensors))]
+        return [self._rows(tensor.unsqueeze(0)) for tensor in tensors]
 
     def _rows(self, stack: Tensor) -> Tensor:
         """(n, *shape) as the matrix of its rows, a view wherever the memory allows it."""
         real = as_real(stack)
         if self.groups > 1:
             real = real.unflatten(1, (self.groups, -1))  # type: ignore[no-untyped-call]
-        if self.plain_rows and real.is_contiguous():
+        if self._rows_lead and real.is_contiguous():
             return real.view(-1, self.length)
         rest = sorted(self._rest_axes, key=real.stride, reverse=True)  # as it lies in memory, channels-last too
         return real.permute(*self._row_axes, *rest).reshape(-1, self.length)
 
-    def scaled_view(self, tensor: Tensor) -> Tensor:
-        """One member as the real tensor that its scales multiply; the same memory."""
-        real = as_real(tensor)
-        return real.unflatten(0, (self.groups, -1)) if self.groups > 1 else real  # type: ignore[no-untyped-call]
+    def real_views(self, members: list[Tensor]) -> list[Tensor]:
+        """The members as the real tensors that :meth:`scale_views` multiply; the same memory."""
+        if self._plain:
+            return members
+        views = [as_real(tensor) for tensor in members]
+        return [v.unflatten(0, (self.groups, -1)) for v in views] if self.groups > 1 else views  # type: ignore[no-untyped-call]
 
     def scale_views(self, scales: Tensor) -> list[Tensor]:
-        """Views of ``scales`` (R,), one for each member, that broadcast against :meth:`scaled_view`."""
-        return list(scales.unbind() if self.whole else scales.view(self._scale_shape).unbind())
+        """Views of ``scales`` (R,), one for each member, that broadcast against :meth:`real_views`."""
+        return list(scales.view(len(self.items), *self._scale_shape).unbind())
 
 
 class Plan:
     """The blocks of the parameters that take part in one step, made once and used until that set changes.
 
+    Args:
+        items: the parameters that take part.
+        places: the place of each among all parameters of the clipper.
+        unitwise: rows are output units; else whole parameters.
+
     Attributes:
-        device: where the parameters are.
-        owner: (R,) int64, for each row the place of its parameter among all parameters of the clipper.
+        parameters: those that take part, block by block: the order of the rows and of every list given here.
+        device: where they are.
+        owner: (R,) int64, for each row the place of its parameter.
         exempt: (R,) bool, rows of the final layer.
         kept: 0-d bool, True.
         wide: whether a gradient is float64.
     """
 
     def __init__(self, items: Sequence[Clipped], places: Sequence[int], unitwise: bool) -> None:
-        self._items = items
         self.device = _common_device(items)
-        self._blocks = [Block(members, items[members[0]], unitwise) for members in _alike(items, unitwise)]
-        owners = [i for block in self._blocks for i in block.members for _ in range(block.n_units)]
-        self.owner = torch.tensor([places[i] for i in owners], dtype=torch.int64, device=self.device)
-        self.exempt = torch.tensor([items[i].final for i in owners], dtype=torch.bool, device=self.device)
+        self._blocks = [Block(alike, unitwise) for alike in _alike(items, unitwise)]
+        ordered = [item for block in self._blocks for item in block.items]
+        rows = [item for block in self._blocks for item in block.items for _ in range(block.units_each)]
+        place = {id(item): i for item, i in zip(items, places, strict=True)}
+        self.parameters = [item.parameter for item in ordered]
+        self.owner = torch.tensor([place[id(item)] for item in rows], dtype=torch.int64, device=self.device)
+        self.exempt = torch.tensor([item.final for item in rows], dtype=torch.bool, device=self.device)
         self.kept = torch.ones((), dtype=torch.bool, device=self.device)
-        self._order = [i for block in self._blocks for i in block.members]
-        self._special = [n for n, (block, _) in enumerate(self._members()) if not block.plain]
+        self.wide = any(block.dtype == torch.float64 for block in self._blocks)
         self._scales = {
-            dtype: torch.ones(len(owners), dtype=dtype, device=self.device)
-            for dtype in {_scale_dtype(item.parameter) for item in items}
+            dtype: torch.ones(len(rows), dtype=dtype, device=self.device)
+            for dtype in {_scale_dtype(block) for block in self._blocks}
         }
-        self._scale_views = self._views_of_scales()
-        self.wide = torch.float64 in self._scales
+        self._scale_views = [view for block, scales in self._scales_by_block() for view in block.scale_views(scales)]
 
-    def _members(self) -> Iterator[tuple[Block, int]]:
-        return ((block, i) for block in self._blocks for i in block.members)
-
-    def _views_of_scales(self) -> list[Tensor]:
-        views, start = [], 0
+    def _scales_by_block(self) -> Iterator[tuple[Block, Tensor]]:
+        start = 0
         for block in self._blocks:
-            scales = self._scales[_scale_dtype(self._items[block.members[0]].parameter)]
-            views += block.scale_views(scales[start : start + block.n_rows])
-            start += block.n_rows
-        return views
+            stop = start + len(block.items) * block.units_each
+            yield block, self._scales[_scale_dtype(block)][start:stop]
+            start = stop
 
-    def norms(self, *lists: Sequence[Tensor]) -> Tensor:
-        """(len(lists), R) float64 norms of the rows; each list stands in the order of the parameters that take part."""
-        return norms_of_rows(lambda: (block.matrices(*lists) for block in self._blocks), len(lists), self.device)
+    def _by_block(self, *lists: list[Tensor]) -> Iterator[tuple[Block, list[list[Tensor]]]]:
+        start = 0
+        for block in self._blocks:
+            stop = start + len(block.items)
+            yield block, [tensors[start:stop] for tensors in lists]
+            start = stop
+
+    def norms(self, *lists: list[Tensor]) -> Tensor:
+        """(len(lists), R) float64 norms of the rows of each list."""
+        return norms_of_rows(partial(self._matrices, lists), len(lists), self.device)
+
+    def _matrices(self, lists: Sequence[list[Tensor]]) -> Iterator[list[Tensor]]:
+        return (block.matrices(members) for block, members in self._by_block(*lists))
 
     def total(self, norms: Tensor) -> Tensor:
         """0-d float64 global norm from those of the rows."""
         return total_norm(norms, self.wide)
 
-    def weights(self) -> list[Tensor]:
-        """The parameters that take part."""
-        return [item.parameter for item in self._items]
+    def real_views(self, tensors: list[Tensor]) -> list[Tensor]:
+        """``tensors`` as real numbers, the same memory."""
+        return [view for block, (members,) in self._by_block(tensors) for view in block.real_views(members)]
 
-    def in_order(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """``tensors`` as real views, in the order of the rows."""
-        ordered = [tensors[i] for i in self._order]
-        if self._special:
-            members = list(self._members())
-            for n in self._special:
-                ordered[n] = members[n][0].scaled_view(ordered[n])
-        return ordered
-
-    def multiply_(self, tensors: Sequence[Tensor], factors: Tensor) -> None:
+    def multiply_(self, tensors: list[Tensor], factors: Tensor) -> None:
         """Multiply the rows of ``tensors`` by ``factors``: (R,), or 0-d for all alike."""
-        if not self._order:
+        if not tensors:
             return
         for scales in self._scales.values():
             scales.copy_(factors)
         if factors.ndim == 0 and len(self._scales) == 1:
             (scales,) = self._scales.values()
-            torch._foreach_mul_(self.in_order(tensors), scales[0])
+            torch._foreach_mul_(self.real_views(tensors), scales[0])
         else:
-            torch._foreach_mul_(self.in_order(tensors), self._scale_views)
+            torch._foreach_mul_(self.real_views(tensors), self._scale_views)
 
 
-def _real_dtype(tensor: Tensor) -> torch.dtype:
-    return tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
+def _scale_dtype(block: Block) -> torch.dtype:
+    """Factors multiply in float64 where the gradient is that wide, else in float32, for half precision too."""
+    return torch.float64 if block.dtype == torch.float64 else torch.float32
 
 
-def _scale_dtype(tensor: Tensor) -> torch.dtype:
-    """Factors multiply in float64 where the tensor is that wide, else in float32, for half precision too."""
-    return torch.float64 if _real_dtype(tensor) == torch.float64 else torch.float32
-
-
-def _alike(items: Sequence[Clipped], unitwise: bool) -> list[list[int]]:
+def _alike(items: Sequence[Clipped], unitwise: bool) -> list[list[Clipped]]:
     """Members of each block: a large tensor alone, small ones with all of the same shape, type and units."""
-    blocks: dict[object, list[int]] = defaultdict(list)
-    for i, item in enumerate(items):
+    blocks: dict[object, list[Clipped]] = defaultdict(list)
+    for item in items:
         p = item.parameter
         units = (item.axes, item.groups) if unitwise else None
-        blocks[(p.shape, p.dtype, units) if p.numel() <= SMALL else i].append(i)
+        blocks[(p.shape, p.dtype, units) if p.numel() <= SMALL else id(item)].append(item)
     return list(blocks.values())
 
 

@@ -65,7 +65,6 @@ class Clipper:
         self._state = self._rule.start(len(self._items))
         self._plan: Plan | None = None
         self._plan_key: object = None
-        self._places: list[int] = []
         self._last: ClipReport | None = None
 
     @property
@@ -86,7 +85,7 @@ class Clipper:
             InputError: a gradient is sparse, or the parameters lie on several devices.
         """
         plan, gradients = self._current()
-        norms, *weights = plan.norms(gradients, *([plan.weights()] if self._rule.weights else [])).unbind()
+        norms, *weights = plan.norms(gradients, *([plan.parameters] if self._rule.weights else [])).unbind()
         seen = Seen(
             norms=norms,
             total=plan.total(norms),
@@ -124,19 +123,17 @@ class Clipper:
 
     def _current(self) -> tuple[Plan, list[Tensor]]:
         """The gradients there are, and the plan for the parameters they belong to."""
-        found = [p.grad for p in self._parameters]
-        absent = [g is None for g in found]
-        first = self._parameters[absent.index(False)] if False in absent else None
-        key = (absent, None if first is None else (first.dtype, first.device))
+        gradients = [p.grad for p in self._parameters]
+        key = _key(self._parameters, gradients)
         if self._plan is None or key != self._plan_key:
-            self._places = [i for i, item in enumerate(self._items) if item.takes_part()]
-            self._plan = Plan([self._items[i] for i in self._places], self._places, self._rule.per_unit)
-            self._plan_key = key
+            places = [i for i, item in enumerate(self._items) if item.takes_part()]
+            self._plan = Plan([self._items[i] for i in places], places, self._rule.per_unit)
+            others = [item.parameter for item in self._items if not item.takes_part()]
+            self._parameters = self._plan.parameters + others
+            gradients = [p.grad for p in self._parameters]
+            self._plan_key = _key(self._parameters, gradients)
             self._state = moved(self._state, self._plan.device)
-        gradients = cast("list[Tensor]", found)
-        if len(self._places) < len(gradients):
-            gradients = [gradients[i] for i in self._places]
-        return self._plan, gradients
+        return self._plan, cast("list[Tensor]", gradients[: len(self._plan.parameters)])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs for a resumed training to go on as if it had never stopped."""
@@ -181,10 +178,17 @@ class GradientClipper(Clipper):
 def _clamp_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float) -> Tensor:
     """Clamp the entries of each tensor whose norm is finite; return what became of the norms, as factors."""
     bounds = torch.where(norms.isfinite(), threshold, math.inf)
-    for gradient, bound in zip(plan.in_order(gradients), bounds.unbind(), strict=True):
+    for gradient, bound in zip(plan.real_views(gradients), bounds.unbind(), strict=True):
         gradient.clamp_(-bound, bound)
     (after,) = plan.norms(gradients).unbind()
     return torch.where((norms > 0) & norms.isfinite(), after / norms, 1.0)
+
+
+def _key(parameters: list[Tensor], gradients: list[Tensor | None]) -> object:
+    """Changes where a plan has to be made anew: which parameters have a gradient, are frozen, their type and place."""
+    absent = [gradient is None for gradient in gradients]
+    trained = [p.requires_grad for p in parameters]
+    return absent, trained, (parameters[0].dtype, parameters[0].device) if parameters else None
 
 
 def check_settings(algorithm: str, threshold: float | None, eps: float, nonfinite: str) -> None:
