@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from ptycho_torch.physics import diffract
 
 PATCH_STEPS = 300
 PATCH_RATE = 0.05
-PATCH_FRAMES = 256  # enough of them to know the best fixed patch
+PATCH_PIXELS = 2**20  # of the frames that the best fixed patch is fitted to: 1024 frames of 32 px, 64 of 128 px
+CHUNK_FRAMES = 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def compute_baselines(splits: ScanSplits, loss_mode: str) -> Baselines:
     """The baselines of a dataset: fitted on the training frames, scored on the validation frames."""
     scale = LossScale.of(splits.train)
     probe = torch.from_numpy(splits.train.probe)
-    train = torch.from_numpy(splits.train.amplitude[:PATCH_FRAMES])
+    train = torch.from_numpy(_spread_out(splits.train.amplitude))
     validation = splits.validation
     constant = best_constant(train, probe, loss_mode, scale)
     flat = torch.full(train.shape[1:], constant, dtype=torch.complex64)
@@ -54,6 +56,12 @@ def compute_baselines(splits: ScanSplits, loss_mode: str) -> Baselines:
         mean_patch=_loss(patch[None], validation, probe, loss_mode, scale),
         oracle=oracle,
     )
+
+
+def _spread_out(amplitude: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Frames (B, C, N, N) taken at equal distances, so many that a fit to them stays affordable."""
+    kept = max(1, PATCH_PIXELS // amplitude[0].size)
+    return np.ascontiguousarray(amplitude[:: max(1, -(-len(amplitude) // kept))])
 
 
 def best_constant(train: Tensor, probe: Tensor, loss_mode: str, scale: LossScale) -> float:
@@ -70,6 +78,8 @@ def best_constant(train: Tensor, probe: Tensor, loss_mode: str, scale: LossScale
 
 def best_patch(train: Tensor, probe: Tensor, loss_mode: str, scale: LossScale, start: Tensor) -> Tensor:
     """The object patch (C, N, N) with the least mean loss over frames (B, C, N, N), by Adam from ``start``."""
+    if loss_mode == "poisson":  # its slope depends on the frames through their mean intensity alone
+        train = (train**2).mean(0, keepdim=True).sqrt()
     patch = torch.view_as_real(start).clone().requires_grad_()
     optimizer = torch.optim.Adam([patch], lr=PATCH_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PATCH_STEPS)
@@ -91,9 +101,9 @@ def _loss(patches: Tensor, arrays: PtychoArrays, probe: Tensor, loss_mode: str, 
     """Mean loss of predicted patches (B or 1, C, N, N) on the frames of ``arrays``, in chunks."""
     total = 0.0
     with torch.no_grad():
-        for start in range(0, arrays.n_frames, PATCH_FRAMES):
-            measured = torch.from_numpy(np.ascontiguousarray(arrays.amplitude[start : start + PATCH_FRAMES]))
-            chunk = patches if len(patches) == 1 else patches[start : start + PATCH_FRAMES]
+        for start in range(0, arrays.n_frames, CHUNK_FRAMES):
+            measured = torch.from_numpy(np.ascontiguousarray(arrays.amplitude[start : start + CHUNK_FRAMES]))
+            chunk = patches if len(patches) == 1 else patches[start : start + CHUNK_FRAMES]
             intensity = diffract(chunk, probe).expand_as(measured)
             total += float(LOSSES[loss_mode](intensity, measured, scale).sum())
     return total / arrays.n_frames

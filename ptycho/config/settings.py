@@ -195,7 +195,9 @@ class _Keep(argparse.Action):
         self.parse = parse
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        setattr(namespace, self.dest, self.parse(values))
+        value = self.parse(values)
+        if value is not NOT_GIVEN:
+            setattr(namespace, self.dest, value)
 
 
 def chosen(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
