@@ -136,13 +136,19 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in metrics.items() if is_number(value)}
 
 
+ARM = (
+    *("n", "n_ok", "n_plateau", "n_failed", "p_fail", "p_fail_low", "p_fail_high", "p_vs_control", "rmst"),
+    *("val_loss_iqm", "amp_ssim_median"),
+)
+
+
 def arm_metrics(arms: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """``arm/<regime>/<algorithm>/<number>`` for every number of every arm, and failures over all regimes."""
+    """``arm/<regime>/<algorithm>/<number>`` for the numbers of every arm, and failures over all regimes."""
     metrics: dict[str, float] = {}
     pooled: dict[str, list[float]] = {}
     for arm in arms:
         algorithm, name = metric_name(arm["algorithm"]), metric_name(f"{arm['regime']}/{arm['algorithm']}")
-        metrics |= {f"arm/{name}/{metric_name(k)}": float(v) for k, v in arm.items() if is_number(v)}
+        metrics |= {f"arm/{name}/{k}": float(arm[k]) for k in ARM if is_number(arm.get(k))}
         counts = pooled.setdefault(algorithm, [0.0, 0.0])
         counts[0] += float(arm.get("n_failed") or 0)
         counts[1] += float(arm.get("n") or 0)

@@ -46,6 +46,7 @@ from study.tracking_notes import (
     write_note,
 )
 from study.tracking_uri import EXPERIMENT, check_store, is_server, redact, resolve_tracking_uri, sqlite_file
+from study.tracking_view import ARM_TAG, VIEW_QUERY, VIEW_TAG, view_state
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -91,6 +92,11 @@ class Child(NamedTuple):
     status: str
     outcome: str
     started_ms: int
+
+
+def arms_of(study: Mapping[str, Any]) -> list[str]:
+    """``<regime>/<algorithm>`` of every arm that a study's description names."""
+    return [f"{r['name']}/{a['name']}" for r in study.get("regimes", ()) for a in study.get("algorithms", ())]
 
 
 def worker_environment() -> dict[str, str]:
@@ -153,6 +159,7 @@ class Tracker:
             self._client.update_run(self._parent, status="RUNNING")
             self._send_tags(self._parent, self._parent_tags())
             self._children = self._load_children()
+            self._client.set_experiment_tag(self._experiment_id, VIEW_TAG, view_state(self._parent, arms_of(study)))
         write_note(self.out, self._study_note(finished=None))
         return StudyRun(self._experiment_id, self._parent, self._where())
 
@@ -258,7 +265,7 @@ class Tracker:
         }
 
     def _where(self) -> str:
-        page = f"#/experiments/{self._experiment_id}/runs/{self._parent}"
+        page = f"#/experiments/{self._experiment_id}/runs?{VIEW_QUERY}"
         if is_server(self.uri):
             return f"{redact(self.uri).rstrip('/')}/{page}"
         return f"mlflow server --backend-store-uri {redact(self.uri)}, then http://127.0.0.1:5000/{page}"
@@ -292,6 +299,7 @@ class Tracker:
             "mlflow.note.content": describe_run(spec, None),
             "study.run_id": spec["run_id"],
             "study.attempt": attempt,
+            ARM_TAG: f"{spec['regime']}/{spec['algorithm']}",
             **{f"study.{name}": str(spec[name]) for name in ("regime", "algorithm", "replicate")},
             "study.threshold": "off" if spec.get("threshold") is None else f"{spec['threshold']:g}",
             "study.version": str(spec.get("study_version") or self._study.get("study_version", "")),

@@ -13,8 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.run_metrics import arm_metrics, eval_points, final_metrics, first_finite, window_points, windows
+from study.run_metrics import (
+    EVALS,
+    FINAL,
+    MEANS,
+    arm_metrics,
+    eval_points,
+    final_metrics,
+    first_finite,
+    window_points,
+    windows,
+)
 from study.run_trace import Record, all_records, read_records, restore_trace, write_trace
+from study.tracking_view import SECTIONS, view_state
 
 numbers = st.one_of(st.floats(), st.just(None), st.just("x"))
 
@@ -101,11 +112,12 @@ def test_final_metrics_are_finite_and_named() -> None:
 
 def test_arm_metrics_pool_the_regimes() -> None:
     arm = dict(algorithm="agc", p_fail=0.25, rmst=math.inf, verdict="gold", n=4, n_failed=1)
+    arm["made_up"] = 1.0
     metrics = arm_metrics([arm | dict(regime="a"), arm | dict(regime="b (50%)", n_failed=3)])
     assert metrics["arm/agc/p_fail"] == 0.5
     assert metrics["arm/a/agc/p_fail"] == 0.25
     assert metrics["arm/b _50__/agc/n_failed"] == 3
-    assert not any("rmst" in key or "verdict" in key for key in metrics)
+    assert not any(key.endswith(("rmst", "verdict", "made_up")) for key in metrics)
 
 
 def test_only_whole_lines_with_a_step_are_read(tmp_path: Path) -> None:
@@ -129,3 +141,21 @@ def test_a_trace_comes_back_as_it_was(tmp_path: Path) -> None:
     restore_trace(trace, steps)
     assert repr([dict(r.values) for r in all_records(steps)]) == repr(rows)
     assert not trace.exists()
+
+
+def test_the_view_shows_metrics_that_are_sent() -> None:
+    names = [*(name for names in FINAL.values() for name in names), "val_loss_final"]
+    result = dict.fromkeys(names, 1.0) | {"outcome": "ok"}
+    series = {name: [1.0] * 10 for name in MEANS if name != "loss"}
+    sent = set(points_of(records_of([1.0] * 10, **series))) | set(EVALS.values()) | set(final_metrics(result))
+    shown = [chart.metric for charts in SECTIONS.values() for chart in charts]
+    assert set(shown) <= sent
+    assert len(set(shown)) == len(shown)
+
+
+def test_the_view_fits_into_a_tag() -> None:
+    few = json.loads(view_state("0" * 32, ["control/none", "control/agc"]))
+    assert few["groupsExpanded"] == {"tag.arm.control/none": False, "tag.arm.control/agc": False}
+    many = view_state("0" * 32, [f"regime-{i}/algorithm" for i in range(1000)])
+    assert len(many) <= 5000
+    assert json.loads(many) | {"groupsExpanded": few["groupsExpanded"]} == few

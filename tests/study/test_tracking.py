@@ -129,6 +129,9 @@ def test_a_study_arrives_whole(study: Study) -> None:
 
     assert {r.info.status for r in study.runs()} == {"FINISHED"}
     assert not study.client.search_runs(["0"])
+    view = json.loads(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{study.parent}'"
+    assert {r.data.tags["arm"] for r in study.children()} == {"overload/agc", "overload/none"}
     assert sorted(r.info.run_name for r in study.children()) == ["overload/agc/0", "overload/agc/1", "overload/none/2"]
     parent = study.client.get_run(study.parent)
     assert parent.data.metrics["arm/overload/agc/p_fail"] == parent.data.metrics["arm/agc/p_fail"] == 0.5
