@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,9 +159,9 @@ def labelled(tables: Tables) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else tables.runs.assign(condition="", label="")
 
 
-def windowed(steps: pd.DataFrame, column: str, how: str = "median") -> pd.DataFrame:
-    """``column`` of each run in at most 100 windows of steps: ``run_id, step, value``, at each window's last step."""
-    width = max(1, math.ceil((steps["step"].max() if len(steps) else 1) / WINDOWS))
+def windowed(steps: pd.DataFrame, column: str, how: str = "median", most: int = WINDOWS) -> pd.DataFrame:
+    """``column`` of each run in at most ``most`` windows of steps: ``run_id, step, value``, at each window's end."""
+    width = max(1, math.ceil((steps["step"].max() if len(steps) else 1) / most))
     last = (np.ceil(steps["step"] / width) * width).astype(int)
     value = steps[column].replace([np.inf, -np.inf], np.nan)
     frame = pd.DataFrame({"run_id": steps["run_id"].astype(str), "step": last, "value": value})
@@ -220,7 +220,7 @@ def _validation(evals: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def loss_curves(data: pd.DataFrame, counts: dict[str, str]) -> Figure:
     """One condition's losses, a panel per arm. ``counts``: label -> outcomes in words."""
     figure, axes = panels(len(counts), columns=5, width_in=2.3, height_in=2.3, sharex=True, sharey=True)
-    styles = styles_of(list(counts))
+    styles, limits = styles_of(list(counts)), _loss_limits(data)
     for ax, (label, outcomes) in zip(axes, counts.items(), strict=True):
         curves = _curves(data, label)
         for name, colour, dash in BASELINES.values():
@@ -228,13 +228,14 @@ def loss_curves(data: pd.DataFrame, counts: dict[str, str]) -> Figure:
                 level = median(data.loc[data["curve"] == name, "value"])
                 ax.axhline(level, color=colour, linestyle=dash, lw=1, label=f"{name} ({level:.3g})")
         _draw_fan(ax, curves, styles[label].colour, "")
+        _draw_deaths(ax, curves, limits)
         if "validation" in curves:
             points = curves["validation"]
             ax.plot(
                 points["step"], points["value"], "o", ms=3, mfc="white", mec=styles[label].colour, label="validation"
             )
         _panel(ax, label, outcomes)
-    _loss_axis(axes, data)
+    _log_panels(axes, limits)
     _axis_names(axes, 5, "optimizer step", "loss")
     _legend_below(figure, axes)
     return figure
@@ -253,25 +254,44 @@ def _draw_fan(ax: Axes, curves: dict[str, pd.DataFrame], colour: str, prefix: st
     for name, curve in curves.items():
         if name.startswith(prefix + "failed "):
             ax.plot(curve["step"], curve["value"], color="#555555", lw=0.7, alpha=0.8, label="failed run")
-    if "died" in curves and not prefix.startswith("after"):
-        ax.plot(curves["died"]["step"], curves["died"]["value"], "x", color="#B00020", ms=5, label="failure")
+
+
+def _draw_deaths(ax: Axes, curves: dict[str, pd.DataFrame], limits: tuple[float, float] | None) -> None:
+    """A cross at each failure, at the edge of the panel where the curve has left it."""
+    if "died" in curves:
+        died = curves["died"]
+        height = died["value"].clip(*limits) if limits else died["value"]
+        ax.plot(died["step"], height, "x", color="#B00020", ms=5, clip_on=False, label="failure", zorder=5)
 
 
 def _panel(ax: Axes, label: str, note: str) -> None:
     ax.set_title(f"{plain(label, 24)}\n{note}")
 
 
-def _loss_axis(axes: Sequence[Axes], data: pd.DataFrame) -> None:
-    """Logarithmic where all is positive; an explosion may leave the panel, the rest stays readable."""
+def _loss_limits(data: pd.DataFrame) -> tuple[float, float] | None:
+    """Limits of a logarithmic axis; None where not all is positive. An explosion may leave the panel."""
     values = data.loc[np.isfinite(data["value"]) & (data["curve"] != "true object"), "value"]
-    if not len(axes) or not len(values) or values.min() <= 0:
-        return
-    ceiling = 30 * data.loc[data["curve"].isin(("constant object", "median")), "value"].max()
-    low, high = values.min() / 1.5, max(np.fmin(values.max(), ceiling), values.min()) * 1.3
-    for ax in axes:
+    if not len(values) or values.min() <= 0:
+        return None
+    yardstick = median(data.loc[data["curve"] == "constant object", "value"])
+    ceiling = 30 * (yardstick if np.isfinite(yardstick) else median(values))
+    return values.min() / 1.5, max(min(values.max(), ceiling), 2 * values.min()) * 1.3
+
+
+def _gradient_limits(data: pd.DataFrame) -> tuple[float, float] | None:
+    """Four decades to either side of the median norm, or less where less is needed."""
+    values = data.loc[np.isfinite(data["value"]) & (data["value"] > 0), "value"]
+    if not len(values):
+        return None
+    middle = median(values)
+    return max(values.min(), middle / 1e4) / 1.5, min(values.max(), middle * 1e4) * 1.5
+
+
+def _log_panels(axes: Sequence[Axes], limits: tuple[float, float] | None) -> None:
+    for ax in axes if limits else ():
         ax.set_yscale("log")
-        ax.set_ylim(low, high)
-        log_axis(ax.yaxis, low, high)
+        ax.set_ylim(*limits)  # type: ignore[misc]
+        log_axis(ax.yaxis, *limits)  # type: ignore[misc]
 
 
 def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
@@ -292,17 +312,17 @@ def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 def gradient_norms(data: pd.DataFrame, counts: dict[str, str]) -> Figure:
     """One condition's gradient norms before and after clipping, a panel per arm."""
     figure, axes = panels(len(counts), columns=5, width_in=2.3, height_in=2.3, sharex=True, sharey=True)
-    styles = styles_of(list(counts))
+    styles, limits = styles_of(list(counts)), _gradient_limits(data)
     for ax, (label, outcomes) in zip(axes, counts.items(), strict=True):
         curves = _curves(data, label)
         if "before: largest" in curves:
             curve = curves["before: largest"].sort_values("step")
             ax.plot(curve["step"], curve["value"], ":", color="#555555", lw=0.8, label="before: largest of all runs")
         _draw_fan(ax, curves, "#8C8C8C", "before: ")
-        _draw_fan(ax, curves, styles[label].colour if label != "none" else "#000000", "after: ", (0, (4, 1.5)))
+        _draw_fan(ax, curves, styles[label].colour, "after: ", (0, (4, 1.5)))
+        _draw_deaths(ax, curves, limits)
         _panel(ax, label, outcomes)
-    for ax in axes if (data["value"] > 0).any() else ():
-        ax.set_yscale("log")
+    _log_panels(axes, limits)
     _axis_names(axes, 5, "optimizer step", "gradient norm")
     _legend_below(figure, axes)
     return figure
@@ -312,13 +332,11 @@ def gradient_norms(data: pd.DataFrame, counts: dict[str, str]) -> Figure:
 
 
 def clipped_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
-    """Clipped fraction as quartiles over all runs while they last."""
-    points = windowed(tables.steps, "clipped_fraction", "mean").merge(
-        runs[["run_id", "condition", "label"]], on="run_id"
-    )
-    grouped = points.groupby(["condition", "label", "step"], sort=False)["value"]
-    columns = {name: grouped.quantile(q) for name, q in QUARTILES.items()}
-    data = pd.DataFrame(columns).reset_index()
+    """Mean clipped fraction over all runs while they last, in at most 25 windows, and how many runs those are."""
+    points = windowed(tables.steps, "clipped_fraction", "mean", 25)
+    points = points.merge(runs[["run_id", "condition", "label"]], on="run_id")
+    grouped = points.groupby(["condition", "label", "step"], sort=False, as_index=False)
+    data = pd.DataFrame(grouped.agg(mean=("value", "mean"), n=("value", "size")))
     place = {arm: i for i, arm in enumerate(zip(runs["condition"], runs["label"], strict=True))}
     order = [place[arm] for arm in zip(data["condition"], data["label"], strict=True)]
     return data.assign(order=order).sort_values(["order", "step"], ignore_index=True).drop(columns="order")
@@ -331,12 +349,9 @@ def clipped_fraction(data: pd.DataFrame) -> Figure:
     for ax, condition in axes.items():
         for label, arm in condition.groupby("label", sort=False):
             style = styles[str(label)]
-            ax.fill_between(
-                arm["step"], arm["lower quartile"], arm["upper quartile"], color=style.colour, alpha=0.15, lw=0
-            )
             ax.plot(
-                arm["step"], arm["median"], color=style.colour, linestyle=style.dash, marker=style.marker,
-                ms=3, markevery=max(1, len(arm) // 8), label=plain(str(label)),
+                arm["step"], arm["mean"], color=style.colour, linestyle=style.dash, marker=style.marker,
+                ms=3.5, markevery=4, label=plain(str(label)),
             )  # fmt: skip
         ax.set_ylim(-0.03, 1.03)
     _axis_names(list(axes), _wide(len(axes)), "optimizer step", "clipped fraction")
@@ -448,6 +463,7 @@ def final_loss(data: pd.DataFrame) -> Figure:
     figure, axes, styles = _by_condition(data)
     looks = {"ok": ("o", True, "ok"), "plateau": ("^", False, "plateau"), "failed": ("x", True, "failed")}
     for ax, condition in axes.items():
+        low, high = _final_limits(condition)
         for column, (name, colour, dash) in BASELINES.items():
             level = median(condition[column])
             if np.isfinite(level):
@@ -456,27 +472,36 @@ def final_loss(data: pd.DataFrame) -> Figure:
         for x, label in enumerate(labels):
             arm, colour = condition[condition["label"] == label], styles[label].colour
             for outcome, (marker, filled, name) in looks.items():
-                chosen = arm[(arm["outcome"] == outcome) & np.isfinite(arm["val_loss_final"])]
+                chosen = arm.loc[arm["outcome"] == outcome, "val_loss_final"]
                 spread = x + 0.22 * np.sin(2.4 * np.arange(len(chosen)))
                 edge = None if marker == "x" else colour
                 ax.scatter(
-                    spread, chosen["val_loss_final"], 16, marker=marker, facecolors=colour if filled else "none",
-                    edgecolors=edge, linewidths=0.9, zorder=3,
+                    spread, chosen.fillna(high).clip(upper=high), 16, marker=marker, edgecolors=edge,
+                    facecolors=colour if filled else "none", linewidths=0.9, zorder=3, clip_on=False,
                 )  # fmt: skip
                 ax.plot([], [], marker, color="#555555", mfc="#555555" if filled else "none", ms=4, label=name)
             first = arm.iloc[0]
             ax.plot([x - 0.34, x + 0.34], [first["val_loss_iqm"]] * 2, color=colour, lw=2.2, zorder=2)
             ax.plot([x, x], [first["val_loss_iqm_low"], first["val_loss_iqm_high"]], color=colour, lw=1, zorder=2)
         ax.set_xticks(range(len(labels)), [plain(label, 16) for label in labels], rotation=30, ha="right")
-        finite = condition["val_loss_final"][np.isfinite(condition["val_loss_final"])]
-        if len(finite) and finite.min() > 0:
+        if low > 0:
             ax.set_yscale("log")
-            low, high = finite.min() / 1.5, max(finite.max(), condition["baseline_constant"].max()) * 1.3
-            ax.set_ylim(low, high)
             log_axis(ax.yaxis, low, high)
+        ax.set_ylim(low, high)
     _axis_names(list(axes), _wide(len(axes)), "", "final validation loss")
     _legend_below(figure, list(axes))
     return figure
+
+
+def _final_limits(condition: pd.DataFrame) -> tuple[float, float]:
+    """All finite losses and the constant object, but no explosion above 30 times that."""
+    values = condition["val_loss_final"][np.isfinite(condition["val_loss_final"])]
+    yardstick = np.fmax(condition["baseline_constant"].max(), median(values))
+    yardstick = yardstick if np.isfinite(yardstick) else 1.0
+    if not len(values):
+        return yardstick / 10, yardstick * 1.3
+    low = values.min() / 1.5 if values.min() > 0 else values.min() - 0.1 * abs(yardstick)
+    return float(low), float(max(min(values.max(), 30 * abs(yardstick)), yardstick) * 1.3)
 
 
 def profile_data(runs: pd.DataFrame) -> pd.DataFrame:
@@ -606,24 +631,34 @@ def for_display(picture: Picture) -> np.ndarray:
 
 
 def gallery_data(out: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Which run each arm shows: the first replicate of which most arms have a reconstruction, not the best."""
+    """Which run each arm shows: one replicate for all arms, and a typical one rather than the best.
+
+    It is the first replicate in which most arms end with their most frequent outcome, of those with anything to show.
+    """
     columns = ["run_id", "condition", "label", "replicate", "outcome", "reason", "amp_ssim", "phase_ssim"]
-    exists = [(out / "runs" / run_id / "reconstruction.npz").is_file() for run_id in runs["run_id"]]
-    there = runs.loc[exists, columns]
-    if not len(there):
-        return there
-    count = there.groupby(["condition", "replicate"])["label"].transform("nunique")
-    best = there.assign(count=count).sort_values(["count", "replicate"], ascending=[False, True], kind="stable")
-    chosen = best.groupby("condition")["replicate"].first()
-    return there[there["replicate"] == there["condition"].map(chosen)].drop_duplicates(["condition", "label"])
+    there = [(out / "runs" / run_id / "reconstruction.npz").is_file() for run_id in runs["run_id"]]
+    usual = runs.groupby(["condition", "label"])["outcome"].transform(lambda words: words.mode().iloc[0])
+    candidates = runs[columns].assign(reconstruction=there, usual=runs["outcome"] == usual)
+    per_replicate = candidates.groupby(["condition", "replicate"], as_index=False)
+    count: pd.DataFrame = per_replicate.agg({"usual": "sum", "reconstruction": "any"})
+    best = count[count["reconstruction"]].sort_values(["usual", "replicate"], ascending=[False, True], kind="stable")
+    chosen = best.drop_duplicates("condition")[["condition", "replicate"]]
+    return candidates.merge(chosen, on=["condition", "replicate"]).drop_duplicates(["condition", "label"])
 
 
 @_styled
 def gallery(data: pd.DataFrame, out: Path) -> Figure:
     """Amplitude above phase, the truth first where it is known, then an arm a column."""
-    pictures = [read_picture(out / "runs" / run_id / "reconstruction.npz") for run_id in data["run_id"]]
-    columns = [(_gallery_title(row), for_display(p)) for row, p in zip(data.itertuples(), pictures, strict=True)]
-    truth = next((p.truth for p in pictures if p.truth is not None), None)
+    records = data.to_dict("records")
+    pictures = [
+        read_picture(out / "runs" / str(run["run_id"]) / "reconstruction.npz") if run["reconstruction"] else None
+        for run in records
+    ]
+    columns = [
+        (_gallery_title(run), None if picture is None else for_display(picture))
+        for run, picture in zip(records, pictures, strict=True)
+    ]
+    truth = next((p.truth for p in pictures if p is not None and p.truth is not None), None)
     if truth is not None:
         columns.insert(0, ("truth", truth))
     figure = Figure(figsize=(1.55 * len(columns) + 0.7, 3.5), layout="constrained")
@@ -633,22 +668,27 @@ def gallery(data: pd.DataFrame, out: Path) -> Figure:
         ("phase / rad", np.angle, "cividis"),
     )
     for row, (name, part, colours) in enumerate(rows):
-        images = [part(image) for _, image in columns]
-        low, high = _limits([part(truth)] if truth is not None else images)
+        images = [None if image is None else part(image) for _, image in columns]
+        low, high = _limits([part(truth)] if truth is not None else [i for i in images if i is not None])
         for ax, image, (title, _) in zip(axes[row], images, columns, strict=True):
-            shown = ax.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
+            if image is None:
+                ax.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=7, transform=ax.transAxes)
+                ax.set_box_aspect(1)
+            else:
+                ax.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
             if row == 0:
                 ax.set_title(title, fontsize=7)
         axes[row][0].set_ylabel(name)
-        figure.colorbar(shown, ax=list(axes[row]), shrink=0.9, pad=0.01)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high), colours)
+        figure.colorbar(scale, ax=list(axes[row]), shrink=0.9, pad=0.01)
     return figure
 
 
-def _gallery_title(run: Any) -> str:
-    scores = [f"{v:.2f}" for v in (run.amp_ssim, run.phase_ssim) if np.isfinite(v)]
-    return f"{plain(run.label, 20)}\n{run.outcome}" + (f", SSIM {' / '.join(scores)}" if scores else "")
+def _gallery_title(run: Mapping[Any, Any]) -> str:
+    scores = [f"{run[key]:.2f}" for key in ("amp_ssim", "phase_ssim") if np.isfinite(run[key])]
+    return f"{plain(run['label'], 20)}\n{run['outcome']}" + (f", SSIM {' / '.join(scores)}" if scores else "")
 
 
 def _limits(images: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -727,7 +767,8 @@ def _overviews(
         yield Drawing(
             name="final_loss", title="How well they learn", figure=final_loss(finals), data=finals,
             caption="Final validation loss of every run; the bar is the interquartile mean of the runs that did not "
-            "fail with its 95% bootstrap interval, horizontal lines are the baselines.",
+            "fail with its 95% bootstrap interval, horizontal lines are the baselines; a failed run whose loss is no "
+            "number or far above stands at the upper edge.",
             alt="Interquartile mean of the final loss: "
             + "; ".join(f"{a.condition}, {a.label} {a.val_loss_iqm:.3g}" for a in shown),
         )  # fmt: skip
@@ -741,13 +782,13 @@ def _overviews(
         )  # fmt: skip
     clipped = clipped_data(tables, runs)
     if len(clipped):
-        middle = clipped.groupby(["condition", "label"], sort=False)["median"].median().reset_index()
+        middle = clipped.groupby(["condition", "label"], sort=False)["mean"].mean().reset_index()
         yield Drawing(
             name="clipped_fraction", title="What each algorithm did", figure=clipped_fraction(clipped), data=clipped,
             caption="Fraction of the gradient's parts (tensors, units or entries, as the algorithm has them) that was "
-            "clipped: median and quartiles over the runs; it describes the algorithms and is no evidence for them.",
-            alt="Median clipped fraction: "
-            + "; ".join(f"{m.condition}, {m.label} {m.median:.2f}" for m in middle.itertuples()),
+            "clipped, mean over the runs; it describes the algorithms and is no evidence for them.",
+            alt="Mean clipped fraction: "
+            + "; ".join(f"{m.condition}, {m.label} {m.mean:.2f}" for m in middle.itertuples()),
         )  # fmt: skip
 
 
@@ -776,11 +817,11 @@ def _of_condition(
             "norm of any run in each window, so that a spike of one step shows.",
             alt=f"Gradient norms before and after clipping per arm in {condition}. {told}.",
         )  # fmt: skip
-    if len(shown):
+    if len(shown) and shown["reconstruction"].any():
         replicate = shown["replicate"].iloc[0]
         yield Drawing(
             name=f"gallery_{name}", title=f"Reconstructions: {condition}", figure=gallery(shown, out), data=shown,
-            caption=f"Amplitude and phase of replicate {replicate} of every arm, the first that all have and not the "
-            "best, on one grey scale; SSIM is given as amplitude / phase.",
+            caption=f"Amplitude and phase of replicate {replicate} of every arm, the first in which most arms end as "
+            "they usually do, on one scale; SSIM is given as amplitude / phase.",
             alt=f"Reconstructions in {condition}: " + "; ".join(f"{r.label} {r.outcome}" for r in shown.itertuples()),
         )  # fmt: skip

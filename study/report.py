@@ -103,7 +103,7 @@ def save_figure(folder: Path, drawing: Drawing) -> dict[str, Any]:
     width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
     return {
         "name": drawing.name, "title": drawing.title, "caption": drawing.caption, "alt": drawing.alt,
-        "data": base64.b64encode(png).decode(), "width": width, "height": height,
+        "data": base64.b64encode(png).decode(), "width": width, "height": height, "shown_px": round(width / DPI * 110),
     }  # fmt: skip
 
 

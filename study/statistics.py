@@ -18,6 +18,7 @@ LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
 LARGEST_SAMPLE = 1000
+FEWEST_FOR_BOOTSTRAP = 5  # the whole range of four values covers a median with less than 90%
 
 
 class Interval(NamedTuple):
@@ -230,10 +231,10 @@ def interquartile_mean_interval(
     """The interquartile mean with a bootstrap interval over (R,) replicates.
 
     Percentile bootstrap whose level is widened for small samples as Hesterberg (2015, section 4.2) proposes:
-    the normal quantile is replaced by sqrt(n / (n - 1)) times Student's. Fewer than two values give no interval.
+    the normal quantile is replaced by sqrt(n / (n - 1)) times Student's. Fewer than five values give no interval.
     """
     x = np.asarray(values, dtype=float)
-    if len(x) < 2:
+    if len(x) < FEWEST_FOR_BOOTSTRAP:
         return Estimate(interquartile_mean(x), float("nan"), float("nan"))
     picks = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     low, high = np.quantile(_middle_mean(x[picks]), _widened(len(x), level))
@@ -250,7 +251,7 @@ def ratio_of_medians(
     if not len(x) or not np.median(y) > 0:
         return Estimate(nan, nan, nan)
     ratio = float(np.median(x) / np.median(y))
-    if len(x) < 2:
+    if len(x) < FEWEST_FOR_BOOTSTRAP:
         return Estimate(ratio, nan, nan)
     picks = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     ratios = np.median(x[picks], axis=1) / np.maximum(np.median(y[picks], axis=1), np.finfo(float).tiny)

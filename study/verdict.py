@@ -516,7 +516,7 @@ def _favourable(comparison: Comparison) -> bool:
 def _what_would_decide(comparisons: Sequence[Comparison]) -> str:
     known = [c for c in comparisons if c.more_replicates is not None]
     if known:
-        easiest = min(known, key=lambda c: c.more_replicates or 0)
+        easiest = min(known, key=lambda c: (c.n_better == c.n_worse, c.more_replicates or 0))
         n = easiest.more_replicates
         replicates = "replicate" if n == 1 else "replicates"
         return f"{n} more {replicates} would decide {easiest.condition}, {easiest.arm}, if the rates stay as observed"
@@ -524,7 +524,8 @@ def _what_would_decide(comparisons: Sequence[Comparison]) -> str:
         return "not even 1,000 replicates would decide if the rates stay as observed"
     costly = next(c for c in comparisons if c.word != "undecided")
     return (
-        f"in {costly.condition}, {costly.arm} has {_cost_text(costly)} the control's median loss, which settles nothing"
+        f"{costly.arm} lowers the failure rate, but its price is not settled: "
+        f"{_cost_text(costly)} the control's median loss in {costly.condition}"
     )
 
 
@@ -545,7 +546,7 @@ def _sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _told(condition: str, against: str, group: Sequence[Comparison]) -> list[str]:
-    """What was found in a condition in which not every arm is like the control."""
+    """What was found in a condition in which something was, or could not be, told apart from the control."""
     verbs = {"fewer": ("does better", "do better"), "more": ("does worse", "do worse")}
     sentences = []
     for word, (one, many) in verbs.items():
@@ -555,9 +556,16 @@ def _told(condition: str, against: str, group: Sequence[Comparison]) -> list[str
                 f"{condition}: {_scores(those)} {many if len(those) > 1 else one} than {_reference(those)}; "
                 f"corrected p {'at most ' if len(those) > 1 else ''}{max(c.p_corrected for c in those):.2g}."
             )
-    undecided = [c for c in group if c.word == "undecided"]
-    if undecided:
-        sentences.append(f"{condition}: undecided against {_reference(undecided)}: {_open_scores(undecided)}.")
+    unsettled = [c for c in group if c.word == "undecided" and c.n_better != c.n_worse]
+    if unsettled:
+        scores = _listed([f"{c.arm} {c.not_ok} of {c.n_pairs} ({_needed(c)})" for c in unsettled])
+        sentences.append(f"{condition}: not settled against {_reference(unsettled, ' not ok')}: {scores}.")
+    few = [c for c in group if c.word == "undecided" and c.n_better == c.n_worse]
+    if few:
+        more = max(c.more_replicates or 0 for c in few)
+        sentences.append(
+            f"{condition}: too few replicates to tell {_scores(few)} from {_reference(few)}; at least {more} more."
+        )
     quiet = [c for c in group if c.word == "none shown"]
     if quiet and len(quiet) < len(group):
         sentences.append(f"{condition}: no difference shown between {_scores(quiet)} and {_reference(quiet)}.")
@@ -568,26 +576,16 @@ def _scores(comparisons: Sequence[Comparison]) -> str:
     return _listed([f"{c.arm} ({c.not_ok} of {c.n_pairs} not ok)" for c in comparisons])
 
 
-def _reference(comparisons: Sequence[Comparison]) -> str:
+def _reference(comparisons: Sequence[Comparison], what: str = "") -> str:
     not_ok, n = [c.not_ok_against for c in comparisons], [c.n_pairs for c in comparisons]
-    return f"{comparisons[0].against} ({_range(not_ok)} of {_range(n)})"
-
-
-def _open_scores(comparisons: Sequence[Comparison]) -> str:
-    return "; ".join(
-        f"{c.arm} ({c.not_ok} of {c.n_pairs} not ok, corrected p {c.p_corrected:.2g}), {_needed(c)}"
-        for c in comparisons
-    )
+    return f"{comparisons[0].against} ({_range(not_ok)} of {_range(n)}{what})"
 
 
 def _needed(c: Comparison) -> str:
-    """How many more replicates an undecided comparison needs, in words."""
-    if c.more_replicates is None:
-        return "which not even 1,000 replicates would decide if the rates stay as observed"
+    """How far an unsettled comparison is from a decision, if the rates stay as observed."""
+    more = "over 1,000" if c.more_replicates is None else f"about {c.more_replicates}"
     replicates = "replicate" if c.more_replicates == 1 else "replicates"
-    if c.n_better == c.n_worse:
-        return f"which takes at least {c.more_replicates} more {replicates} to show any difference"
-    return f"which about {c.more_replicates} more {replicates} would decide if the rates stay as observed"
+    return f"corrected p {c.p_corrected:.2g}, {more} more {replicates} to decide"
 
 
 def _range(counts: Sequence[int]) -> str:

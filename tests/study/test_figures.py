@@ -75,10 +75,18 @@ def test_survival_curves_reach_the_end_of_the_study(draw):
     assert data.groupby("label")["survival"].min().to_dict() == {"agc": 1.0, "none": 0.25}
 
 
-def test_the_gallery_shows_the_same_replicate_of_every_arm_and_not_the_best(draw, tmp_path):
-    data = draw({"overload": {"none": (1, 0, 2), "agc": (3, 0, 0)}})["gallery_01_overload"].data
-    assert data["replicate"].tolist() == [0, 0]
+def test_the_gallery_shows_one_typical_replicate_of_every_arm(tmp_path, write_study_json, write_run):
+    write_study_json(tmp_path, ["overload"], ["none", "agc"])
+    for replicate, words in enumerate([("ok", "ok"), ("failed", "failed"), ("failed", "ok"), ("failed", "ok")]):
+        for algorithm, outcome in zip(("none", "agc"), words, strict=True):
+            options = dict(replicate=replicate, outcome=outcome, reconstruction=algorithm == "agc", **SHORT)
+            write_run(tmp_path, regime="overload", algorithm=algorithm, **options)
+    data = figures.gallery_data(tmp_path, figures.labelled(collect(tmp_path)))
+    assert data["replicate"].tolist() == [2, 2]
     assert data["outcome"].tolist() == ["failed", "ok"]
+    assert data["reconstruction"].tolist() == [False, True]
+    texts = [text.get_text() for ax in figures.gallery(data, tmp_path).axes for text in ax.texts]
+    assert texts == ["nothing to show"] * 2
 
 
 def test_a_reconstruction_is_brought_to_the_phase_and_scale_of_the_truth():

@@ -172,15 +172,16 @@ def test_interquartile_mean_ignores_one_wild_run_in_eight():
     assert np.isnan(s.interquartile_mean([]))
 
 
-def test_bootstrap_interval_is_reproducible_and_absent_for_one_value():
+def test_bootstrap_interval_is_reproducible_and_absent_for_few_values():
     values = np.random.default_rng(0).normal(size=8)
     assert s.interquartile_mean_interval(values, seed=3) == s.interquartile_mean_interval(values, seed=3)
     low, high = s.interquartile_mean_interval(values)[1:]
     assert low < s.interquartile_mean(values) < high
-    assert np.isnan(s.interquartile_mean_interval([1.0]).low)
+    assert np.isnan(s.interquartile_mean_interval(values[:4]).low)
+    assert np.isnan(s.ratio_of_medians(values[:4] + 9, values[:4] + 9).low)
 
 
-@pytest.mark.parametrize("n", [8, 20])
+@pytest.mark.parametrize("n", [5, 8, 20])
 @pytest.mark.parametrize(("draw", "truth"), [("normal", 0.0), ("exponential", None)])
 def test_bootstrap_interval_covers_nearly_as_promised(n, draw, truth):
     if truth is None:

@@ -120,8 +120,18 @@ def test_two_replicates_that_agree_prove_no_equality(study):
     verdict = decide(study({"overload": {"none": (2, 0, 0), "agc": (2, 0, 0)}}))
     assert verdict.word == "not enough evidence"
     assert verdict.sentences[0] == (
-        "overload: undecided against none (0 of 2): agc (0 of 2 not ok, corrected p 1), "
-        "which takes at least 4 more replicates to show any difference."
+        "overload: too few replicates to tell agc (0 of 2 not ok) from none (0 of 2); at least 4 more."
+    )
+
+
+def test_an_unsettled_difference_says_what_would_settle_it(study):
+    verdict = decide(
+        study({"control": {"none": (5, 0, 0), "agc": (5, 0, 0)}, "overload": {"none": (0, 1, 4), "agc": (5, 0, 0)}})
+    )
+    assert verdict.headline.startswith("Not enough evidence: 1 more replicate would decide overload, agc")
+    assert verdict.sentences[1] == (
+        "overload: not settled against none (5 of 5 not ok): "
+        "agc 0 of 5 (corrected p 0.062, about 1 more replicate to decide)."
     )
 
 
@@ -159,7 +169,7 @@ def test_an_unsettled_cost_is_not_enough_evidence(tmp_path, write_study_json, wr
             write_run(tmp_path, regime="overload", outcome="failed" if algorithm == "none" else "ok", **options)
     verdict = decide(collect(tmp_path))
     assert verdict.word == "not enough evidence"
-    assert "in control, agc has 1.26 times (95% interval" in verdict.headline
+    assert "agc lowers the failure rate, but its price is not settled: 1.26 times (95% interval" in verdict.headline
 
 
 @pytest.mark.parametrize(("plain_ok_at_4", "word"), [(0, "gold"), (8, "pivot")])
