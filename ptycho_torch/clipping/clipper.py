@@ -177,7 +177,7 @@ class GradientClipper(Clipper):
 
 def _clamp_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float) -> Tensor:
     """Clamp the entries of each tensor whose norm is finite; return what became of the norms, as factors."""
-    bounds = torch.where(norms.isfinite(), threshold, math.inf)
+    bounds = torch.full_like(norms, math.inf).masked_fill(norms.isfinite(), threshold)
     for gradient, bound in zip(plan.real_views(gradients), bounds.unbind(), strict=True):
         gradient.clamp_(-bound, bound)
     (after,) = plan.norms(gradients).unbind()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from ptycho_torch.train_utils import adaptive_gradient_clip_
 
@@ -16,12 +17,12 @@ TENSORS = [
 UNITWISE = pytest.mark.parametrize("unitwise", [False, True], ids=["tensor", "unit"])
 
 
-def parameter(shape: tuple[int, ...], dtype: torch.dtype, weight_norm: float, gradient_norm: float) -> torch.nn.Parameter:
+def parameter(shape: tuple[int, ...], dtype: torch.dtype, weight_norm: float, gradient_norm: float) -> nn.Parameter:
     """A parameter of a given norm with a gradient of a given norm, both alike in every unit."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(shape[1:], dtype=dtype, generator=generator).expand(shape).clone()
     gradient = torch.randn(shape[1:], dtype=dtype, generator=generator).expand(shape).clone()
-    p = torch.nn.Parameter(weight * (weight_norm / weight.norm()))
+    p = nn.Parameter(weight * (weight_norm / weight.norm()))
     p.grad = gradient * (gradient_norm / gradient.norm())
     return p
 
@@ -56,7 +57,7 @@ def test_agc_handles_zero_params(shape: tuple[int, ...], dtype: torch.dtype, uni
 
 
 def test_agc_takes_the_generator_of_parameters() -> None:
-    model = torch.nn.Linear(3, 2)
+    model = nn.Linear(3, 2)
     for p in model.parameters():
         p.grad = torch.ones_like(p) * 1e3
     adaptive_gradient_clip_(model.parameters())
