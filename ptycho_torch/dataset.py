@@ -1,5 +1,9 @@
 """Training frames as resident tensors, served in a seeded order, with faults that set in at a step.
 
+The training loader serves all frames of one optimizer step at once; the training step splits them
+where gradients are accumulated. So the Trainer counts steps, not batches: a validation never falls
+between two batches of one step, and the last, smaller step of an epoch needs no bookkeeping.
+
 Shape legend: b frames of a batch, C stacked neighbours, N pixels a side.
 """
 
@@ -22,6 +26,11 @@ class PtychoBatch(NamedTuple):
 
     amplitude: Tensor
     frames: Tensor
+
+    def split(self, batch_size: int) -> list[PtychoBatch]:
+        """Batches of at most ``batch_size`` frames, in order."""
+        parts = zip(self.amplitude.split(batch_size), self.frames.split(batch_size), strict=True)
+        return [PtychoBatch(amplitude, frames) for amplitude, frames in parts]
 
 
 class BatchRequest(NamedTuple):
@@ -59,13 +68,16 @@ class SeededBatches(Sampler[BatchRequest]):
         n_frames: frames to serve.
         batch_size: frames per batch; the last batch of an epoch may be smaller.
         seed: of the order; None serves the frames as they stand.
-        batches_per_step: batches that make one optimizer step.
+
+    Attributes:
+        epoch: number of the pass, from 0.
+        served: batches of the epoch that were handed out, 0 once all were.
+        resume_at: first batch of the next pass, for that pass only.
     """
 
-    def __init__(self, n_frames: int, batch_size: int, seed: int | None, batches_per_step: int = 1) -> None:
-        self.n_frames, self.batch_size = n_frames, batch_size
-        self.seed, self.batches_per_step = seed, batches_per_step
-        self.epoch = 0
+    def __init__(self, n_frames: int, batch_size: int, seed: int | None) -> None:
+        self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
+        self.epoch = self.served = self.resume_at = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch."""
@@ -76,10 +88,10 @@ class SeededBatches(Sampler[BatchRequest]):
 
     def __iter__(self) -> Iterator[BatchRequest]:
         order = self._order()
-        steps_per_epoch = -(-len(self) // self.batches_per_step)
-        for k in range(len(self)):
-            step = self.epoch * steps_per_epoch + k // self.batches_per_step
-            yield BatchRequest(order[k * self.batch_size : (k + 1) * self.batch_size], step)
+        first, self.resume_at = self.resume_at, 0
+        for k in range(first, len(self)):
+            self.served = (k + 1) % len(self)
+            yield BatchRequest(order[k * self.batch_size : (k + 1) * self.batch_size], self.epoch * len(self) + k)
 
     def _order(self) -> Tensor:
         if self.seed is None:
@@ -88,16 +100,30 @@ class SeededBatches(Sampler[BatchRequest]):
         return torch.from_numpy(rng.permutation(self.n_frames))
 
 
+class ResumableLoader(DataLoader[PtychoBatch]):
+    """Batches of a :class:`SeededBatches`; its state lets a training that stopped within an epoch go on there."""
+
+    sampler: SeededBatches
+
+    def state_dict(self) -> dict[str, int]:
+        """The batches that this epoch has handed out; the Trainer puts it into a checkpoint."""
+        return {"served": self.sampler.served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make the next pass begin behind those batches."""
+        self.sampler.resume_at = state_dict["served"]
+
+
 def training_loader(
     arrays: PtychoArrays,
     faults: Sequence[FaultyFrames],
     batch_size: int,
     seed: int,
     batches_per_step: int = 1,
-) -> DataLoader[PtychoBatch]:
-    """Shuffled batches of the training frames, faults included."""
-    sampler = SeededBatches(arrays.n_frames, batch_size, seed, batches_per_step)
-    return DataLoader(Frames(arrays, faults), sampler=sampler, batch_size=None)
+) -> ResumableLoader:
+    """Shuffled training frames, faults included: ``batches_per_step`` batches together make one optimizer step."""
+    sampler = SeededBatches(arrays.n_frames, batch_size * batches_per_step, seed)
+    return ResumableLoader(Frames(arrays, faults), sampler=sampler, batch_size=None)
 
 
 def evaluation_loader(arrays: PtychoArrays, batch_size: int) -> DataLoader[PtychoBatch]:

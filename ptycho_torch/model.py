@@ -65,7 +65,9 @@ def build_model(config: ModelConfig, probe: NDArray[np.complex64], seed: int) ->
 
 
 class PtychoPINN_Lightning(L.LightningModule):
-    """Wiring: loss, backward, clip, step, record. One optimizer step per accumulation window.
+    """Wiring: loss, backward, clip, step, record. One training step is one optimizer step.
+
+    Its checkpoints hold tensors and plain numbers only: load them with ``weights_only=True``.
 
     Args:
         model: the network with its physics.
@@ -96,7 +98,6 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.sink: Sink = NoSink() if sink is None else sink
         self.steps_done = 0
         self._buffer = StepBuffer()
-        self._window_losses: list[Tensor] = []
         self._evaluation: list[Tensor] = []
         self._clipper_state: dict[str, Any] = {}
 
@@ -127,23 +128,21 @@ class PtychoPINN_Lightning(L.LightningModule):
         if self._clipper_state:
             self.clipper.load_state_dict(self._clipper_state)
         self.meter = UpdateMeter(list(self.model.parameters()))
+        self.trainer.should_stop = self.steps_done >= self.total_steps  # resumed where the budget was spent
 
     def training_step(self, batch: PtychoBatch, batch_idx: int) -> None:
-        position, size = self._window(batch_idx)
-        loss = self.frame_losses(batch, self.model(batch.amplitude)).mean() / size
+        """One optimizer step on all frames of ``batch``, each of the same weight, however they are split."""
+        parts = batch.split(self.training_config.batch_size)
+        losses = [self._backward(part, part_of=len(batch.frames)) for part in parts]
+        self._optimizer_step(torch.stack(losses).sum())
+
+    def _backward(self, batch: PtychoBatch, part_of: int) -> Tensor:
+        """Add a batch's gradient; return its part of the mean loss over ``part_of`` frames."""
+        loss = self.frame_losses(batch, self.model(batch.amplitude)).sum() / part_of
         self.manual_backward(loss)
-        self._window_losses.append(loss.detach())
-        if position + 1 == size:
-            self._optimizer_step()
+        return loss.detach()
 
-    def _window(self, batch_idx: int) -> tuple[int, int]:
-        """Place of a batch in its accumulation window, and the window's size; an epoch's last may be short."""
-        full = self.training_config.accumulate_grad_batches
-        position = batch_idx % full
-        left = int(self.trainer.num_training_batches) - (batch_idx - position)
-        return position, min(full, left)
-
-    def _optimizer_step(self) -> None:
+    def _optimizer_step(self, loss: Tensor) -> None:
         optimizer = self.optimizers()
         rate = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
         report = self.clipper()
@@ -151,19 +150,17 @@ class PtychoPINN_Lightning(L.LightningModule):
         if not self.clipper.can_skip or bool(report.keep):
             optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
-        self._record(report, rate)
+        self._record(loss, report, rate)
         self.steps_done += 1
         if self.training_config.scheduler == "warmup_cosine":
             self.lr_schedulers().step()  # type: ignore[union-attr]
         if self.steps_done >= self.total_steps:
             self.trainer.should_stop = True
 
-    def _record(self, report: ClipReport, rate: float) -> None:
+    def _record(self, loss: Tensor, report: ClipReport, rate: float) -> None:
         update_ratio, weight_norm = self.meter.measure()
-        loss = torch.stack(self._window_losses).sum()
         row = (loss, report.norm_before, report.norm_after, report.clipped_fraction, update_ratio, weight_norm)
         self._buffer.add(self.steps_done, row, rate)
-        self._window_losses = []
         config = self.training_config
         if config.log_grad_norm and self.steps_done % config.grad_norm_log_freq == 0:
             self.sink.on_layer_norms(self.steps_done, self.clipper.layer_norms())
@@ -203,6 +200,7 @@ class PtychoPINN_Lightning(L.LightningModule):
     # checkpoints --------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._flush()  # a resumed training goes on behind these records
         checkpoint["clipper"] = self.clipper.state_dict()
         checkpoint["steps_done"] = self.steps_done
 

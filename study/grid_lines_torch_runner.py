@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import sys
 import time
 import traceback
@@ -145,29 +144,27 @@ def run_torch_training(
     rule = DivergenceRule(constant=baselines.constant, mean_patch=baselines.mean_patch)
     recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed)
     faults = inject(splits.train, [parse_fault(text) for text in cfg.fault], seeds.data)
-    batches = training_loader(splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches)
+    steps = training_loader(splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches)
     module = PtychoPINN_Lightning(
         build_model(model_config, splits.train.probe, seeds.init),
         training,
         LossScale.of(splits.train),
-        planned_steps(training, len(batches)),
+        planned_steps(training, len(steps)),
         recorder,
     )
     validation = evaluation_loader(splits.validation, training.infer_batch_size)
     torch.set_num_threads(training.threads)
     trainer = make_trainer(training)
     start = time.perf_counter()
-    trainer.fit(module, batches, validation)
+    trainer.fit(module, steps, validation)
     if not recorder.evals or recorder.evals[-1].step != module.steps_done:
         trainer.validate(module, validation, verbose=False)
     return Trained(module, recorder, time.perf_counter() - start)
 
 
-def planned_steps(training: TrainingConfig, batches_per_epoch: int) -> int:
+def planned_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
     """Optimizer steps of a whole training."""
-    if training.max_steps is not None:
-        return training.max_steps
-    return training.epochs * math.ceil(batches_per_epoch / training.accumulate_grad_batches)
+    return training.epochs * steps_per_epoch if training.max_steps is None else training.max_steps
 
 
 def make_trainer(training: TrainingConfig) -> L.Trainer:
@@ -186,7 +183,7 @@ def make_trainer(training: TrainingConfig) -> L.Trainer:
         devices=1,
         precision=training.precision,
         max_epochs=training.epochs if training.max_steps is None else -1,
-        val_check_interval=training.eval_every * training.accumulate_grad_batches,
+        val_check_interval=training.eval_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         deterministic="warn",
