@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-CHUNK = 4096
-"""Entries in one float32 accumulation: its error stays near 4e-9, where 2**24 entries give 6e-4."""
+CHUNK = 1024
+"""Entries in one float32 accumulation. Its error stays near 3e-10 for random entries and 5e-7 for equal ones, where
+2**24 entries in one go give 6e-4 (real) and 3e-3 (complex)."""
 
 
 def as_real(tensor: Tensor) -> Tensor:
@@ -65,14 +66,15 @@ def _wide_norms(rows: Tensor) -> Tensor:
 
 
 def _fast_norms(rows: Tensor) -> Tensor:
-    """(R,) norms in two stages: float32 (or float64 for float64 rows) within chunks, float64 across them."""
-    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    """(R,) norms in two stages: within chunks in float32 (float64 for float64 rows), across them in float64."""
+    if rows.element_size() < 4:
+        rows = rows.float()
     n_chunks = rows.shape[1] // CHUNK
-    if n_chunks < 2:
-        return _norms(rows, dtype)
+    if rows.shape[1] <= CHUNK:
+        return _norms(rows, rows.dtype)
     cut = n_chunks * CHUNK
     chunks = rows[:, :cut].unflatten(1, (n_chunks, CHUNK))  # type: ignore[no-untyped-call]
-    parts = [torch.linalg.vector_norm(chunks, dim=2, dtype=dtype), _norms(rows[:, cut:], dtype)[:, None]]
+    parts = [torch.linalg.vector_norm(chunks, dim=2), _norms(rows[:, cut:], rows.dtype)[:, None]]
     return _norms(torch.cat(parts, dim=1), torch.float64)
 
 

@@ -37,6 +37,8 @@ class StablePtychoBlock(PtychoBlock):
     (LayerScale: Touvron et al. 2021, eq. 4).
     """
 
+    unit_axis = None  # all of ``layerscale`` is one unit of unit-wise clipping: it holds gains, not weights
+
     def __init__(self, channels: int, modes: int, size: int, layerscale_init: float) -> None:
         super().__init__(channels, modes, size)
         self.norm = nn.InstanceNorm2d(channels)
