@@ -359,9 +359,13 @@ def clipped_fraction(data: pd.DataFrame) -> Figure:
     return figure
 
 
-def _by_condition(data: pd.DataFrame, **shared: Any) -> tuple[Figure, dict[Axes, pd.DataFrame], dict[str, Style]]:
+def _by_condition(
+    data: pd.DataFrame, size_in: tuple[float, float] = (3.4, 2.4), **shared: Any
+) -> tuple[Figure, dict[Axes, pd.DataFrame], dict[str, Style]]:
+    """A panel per condition, and a style per arm."""
+    width, height = size_in
     groups = [(str(name), group) for name, group in data.groupby("condition", sort=False)]
-    figure, axes = panels(len(groups), columns=_wide(len(groups)), width_in=3.4, height_in=2.4, **shared)
+    figure, axes = panels(len(groups), columns=_wide(len(groups)), width_in=width, height_in=height, **shared)
     for ax, (name, _) in zip(axes, groups, strict=True):
         ax.set_title(plain(name))
     return figure, dict(zip(axes, (g for _, g in groups), strict=True)), styles_of(data["label"].astype(str).tolist())
@@ -555,13 +559,15 @@ def frontier_data(arms: Sequence[ArmSummary], control: str) -> pd.DataFrame:
         ["setting", "label", "learning_rate", "n", "n_ok", "n_failed", "p_fail", "p_fail_low", "p_fail_high"]
     ]
     merged = points[points["n"] > 0].merge(lines.drop(columns="algorithm"), on=["setting", "label"])
-    return merged.sort_values(["setting", "label", "learning_rate"], kind="stable", ignore_index=True)
+    place = {line: i for i, line in enumerate(zip(lines["setting"], lines["label"], strict=True))}
+    order = [place[line] for line in zip(merged["setting"], merged["label"], strict=True)]
+    return merged.assign(order=order).sort_values(["order", "learning_rate"], ignore_index=True).drop(columns="order")
 
 
 @_styled
 def frontier_figure(data: pd.DataFrame) -> Figure:
     """Failure probability against learning rate, a line per arm, with LR50 marked on the line of one half."""
-    figure, axes, styles = _by_condition(data.assign(condition=data["setting"]), sharey=True)
+    figure, axes, styles = _by_condition(data.assign(condition=data["setting"]), (4.4, 3.6), sharey=True)
     for ax, setting in axes.items():
         ax.axhline(0.5, color="#999999", lw=0.8)
         for label, arm in setting.groupby("label", sort=False):
@@ -580,7 +586,7 @@ def frontier_figure(data: pd.DataFrame) -> Figure:
                 ax.plot(lr50, 0.5, style.marker, color=style.colour, ms=9, mfc="white", mew=1.8, zorder=4)
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
-        ax.legend(loc="best", fontsize=6, frameon=False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7, frameon=False)
         log_axis(ax.xaxis, *ax.get_xlim())
     _axis_names(list(axes), _wide(len(axes)), "learning rate", "failure probability")
     return figure

@@ -116,6 +116,9 @@ def read_study(out: Path) -> dict[str, Any]:
         entries = study.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
             raise InputError(f"{path}: {key} is {entries!r}; allowed: a list of entries that each have a name")
+    wanted = study.get("runs")
+    if wanted is not None and not (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
+        raise InputError(f"{path}: runs is {wanted!r}; allowed: a list of the runs' names")
     return study
 
 

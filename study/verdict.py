@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ LARGEST_COST = 1.10
 MATTERS = 0.25
 RULE = (
     "A run is not ok when it failed or stalled at the plateau. An arm differs from the control when the exact "
-    f"McNemar test over paired replicates, Holm-corrected within the condition, gives p of at most {ALPHA:g}. "
+    f"McNemar test over paired replicates gives p of at most {ALPHA:g}, Holm-corrected over the arms of the condition "
+    "(not over conditions, each of which is a question of its own). "
     "Gold: stable_hybrid has fewer runs that are not ok, and a lower median loss, than hybrid at every depth, of at "
     "least two. Silver: an arm of the AGC family has fewer runs that are not ok than the control in at least one "
     f"condition, and in no condition a median loss above {LARGEST_COST:.2f} times the control's, failed runs counted "
@@ -437,6 +438,7 @@ def decide(tables: Tables) -> Verdict:
         word=word,
         headline=headline,
         sentences=(
+            *_frontier_sentences(tables),
             *_sentences(algorithms),
             *_sentences(architectures),
             *_cost_sentences([c for c in algorithms if c.arm in family]),
@@ -605,6 +607,21 @@ def _no_difference(groups: Sequence[Sequence[Comparison]]) -> str:
         f"With {_range(n)} pairs only a change of the probability of not being ok by {max(effects):.2f} or more "
         f"would have been shown with a power of {POWER:.0%}."
     )
+
+
+def _frontier_sentences(tables: Tables) -> list[str]:
+    lines = frontier(summarise(tables), tables.control)
+    return [
+        f"{setting}: half of the runs fail at a learning rate of {_listed([_lr50_text(r) for r in group])}."
+        for setting, rows in lines.groupby("setting", sort=False)
+        if (group := [row for row in rows.to_dict("records") if math.isfinite(row["lr50"])])
+    ]
+
+
+def _lr50_text(line: Mapping[Any, Any]) -> str:
+    gain = line["gain"]
+    times = f" ({gain:.1f} times)" if math.isfinite(gain) and gain != 1.0 else ""
+    return f"{line['lr50']:.2g} with {line['label']}{times}"
 
 
 def _cost_sentences(comparisons: Sequence[Comparison]) -> list[str]:

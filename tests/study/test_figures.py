@@ -128,7 +128,7 @@ def test_frontier_is_drawn_where_rates_differ(tmp_path, write_study_json, write_
         {"none": 1.0, "agc": 10.0}
     )
     legend = [text.get_text() for text in frontier.figure.axes[0].get_legend().get_texts()]
-    assert legend == ["agc (LR50 3.2, gain 10.0)", "none (LR50 0.32, gain 1.0)"]
+    assert legend == ["none (LR50 0.32, gain 1.0)", "agc (LR50 3.2, gain 10.0)"]
 
 
 @pytest.mark.parametrize(

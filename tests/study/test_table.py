@@ -93,6 +93,17 @@ def test_a_run_without_a_result_is_named_and_not_counted(tmp_path, write_study_f
     assert len(tables.runs) == 6
 
 
+def test_runs_that_are_not_the_studys_own_are_not_read(tmp_path, write_study_folder, write_run, write_study_json):
+    write_study_folder(tmp_path, {"overload": {"none": (1, 0, 0)}})
+    (own,) = (p.name for p in (tmp_path / "runs").iterdir())
+    write_run(tmp_path, regime="overload", algorithm="none", replicate=0, outcome="ok", suffix="earlier")
+    write_study_json(tmp_path, ["overload"], ["none"], runs=[own])
+    assert collect(tmp_path).runs["run_id"].tolist() == [own]
+    write_study_json(tmp_path, ["overload"], ["none"], runs=own)
+    with pytest.raises(InputError, match=r"runs is .*; allowed: a list of the runs' names"):
+        collect(tmp_path)
+
+
 def test_an_empty_study_gives_empty_tables(tmp_path, write_study_json):
     write_study_json(tmp_path, [], [])
     tables = collect(tmp_path)

@@ -225,7 +225,7 @@ def test_frontier_gain_by_hand(tmp_path, write_study_json, write_run):
         for rate, failed in line.items():
             for k in range(2):
                 outcome = "failed" if k < failed else "ok"
-                options = dict(replicate=k, outcome=outcome, learning_rate=rate, **FAST)
+                options = dict(replicate=k, outcome=outcome, learning_rate=rate, optimizer="sgd", **FAST)
                 write_run(tmp_path, regime="frontier", algorithm=algorithm, **options)
     tables = collect(tmp_path)
     frame = frontier(summarise(tables), tables.control).set_index("label")
@@ -233,3 +233,7 @@ def test_frontier_gain_by_hand(tmp_path, write_study_json, write_run):
     assert frame["gain"].tolist() == pytest.approx([1, 10])
     assert frame["usable_decades"].tolist() == pytest.approx([0.5, 1.5])
     assert summarise(tables)[0].condition == "frontier · rate 0.1"
+    assert decide(tables).sentences[0] == (
+        "frontier, hybrid, sgd: half of the runs fail at a learning rate of 0.32 with none "
+        "and 3.2 with agc (10.0 times)."
+    )
