@@ -14,7 +14,8 @@ class SpectralConv2d(nn.Module):
     """Multiply the low frequencies of an image by learnt complex matrices.
 
     Only modes that the resolution can reach are allocated: a weight that can never receive a
-    gradient would still count in the weight norm that adaptive clipping compares with.
+    gradient would still count in the weight norm that adaptive clipping compares with. For the same
+    reason the imaginary part is zero, and stays so, at frequencies that are their own opposite.
 
     Args:
         in_channels: I.
@@ -32,6 +33,8 @@ class SpectralConv2d(nn.Module):
         self.m2 = min(modes, size // 2)
         scale = 1.0 / (in_channels * out_channels)  # Li et al.'s published code
         weight = scale * torch.rand(out_channels, in_channels, 2 * self.m1, self.m2, 2)
+        own_opposites = [0] if 2 * self.m1 < size else [0, self.m1]  # rows of frequencies 0 and -size / 2
+        weight[:, :, own_opposites, 0, 1] = 0.0  # a real image has no imaginary part there
         self.weight = nn.Parameter(torch.view_as_complex(weight))
 
     def forward(self, x: Tensor) -> Tensor:
