@@ -109,6 +109,7 @@ class Clipper:
             owner=plan.owner,
             n_parameters=len(self.names),
             wide=plan.wide,
+            can_skip=self.can_skip,
         )
         return self._last
 

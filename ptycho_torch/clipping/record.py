@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class ClipReport:
         owner: (R,) int64, the parameter each unit belongs to.
         n_parameters: P.
         wide: whether a gradient is float64, whose norms may be too large to be squared.
+        can_skip: whether ``keep`` can be False.
     """
 
     norm_before: Tensor
@@ -34,28 +36,32 @@ class ClipReport:
     owner: Tensor
     n_parameters: int
     wide: bool
+    can_skip: bool
 
     @property
     def finite(self) -> Tensor:
         """Bool, every entry of the gradient is finite."""
-        return self.norm_before.isfinite()
+        return self.norm_before < math.inf
 
     @property
     def norm_after(self) -> Tensor:
         """Global L2 norm the optimizer gets to see, float64; 0 where the step is left out."""
-        one_factor = self.factors.ndim == 0
-        after = self.norm_before * self.factors if one_factor else total_norm(self.unit_norms * self.factors, self.wide)
-        return torch.where(self.keep, after, 0.0)
+        if self.factors.ndim == 0:
+            return self._if_kept(self.norm_before * self.factors, 0.0)
+        return self._if_kept(total_norm(self.unit_norms * self.factors, self.wide), 0.0)
 
     @property
     def clipped_fraction(self) -> Tensor:
         """Part of the units (of one where one factor multiplied all) that were scaled down; 1 for a step left out."""
-        return torch.where(self.keep, (self.factors < 1).double().mean(), 1.0)
+        return self._if_kept((self.factors < 1).mean(dtype=torch.float64), 1.0)
 
     @property
     def smallest_scale(self) -> Tensor:
         """Smallest factor that was applied; 0 where the step is left out."""
-        return torch.where(self.keep, self.factors.min(), 0.0)
+        return self._if_kept(self.factors.min(), 0.0)
+
+    def _if_kept(self, value: Tensor, otherwise: float) -> Tensor:
+        return torch.where(self.keep, value, otherwise) if self.can_skip else value
 
     @property
     def layer_norms(self) -> Tensor:

@@ -20,7 +20,7 @@ from ptycho.config.algorithms import ClipAlgorithm
 State = dict[str, Tensor | int]
 
 SMALLEST_BOUND = 1e-300
-"""Stands for a bound of 0, so that a zero gradient under it keeps factor 1 (0 / 0 would not)."""
+"""Stands for a bound of 0, so that a zero gradient keeps factor 1 under it (0 / 0 would not)."""
 AUTOCLIP_HISTORY = 10_000
 """Steps the percentile looks back; the paper keeps every step, which would grow without limit."""
 ZCLIP_DECAY = 0.97
@@ -58,9 +58,8 @@ class Seen:
 
 
 def bounding_factor(norm: Tensor, bound: Tensor | float) -> Tensor:
-    """min(1, bound / norm): exactly 1 up to the bound, and 1 where the norm is not finite."""
-    positive = bound.clamp_min(SMALLEST_BOUND) if isinstance(bound, Tensor) else max(bound, SMALLEST_BOUND)
-    return positive / norm.nan_to_num(nan=0.0, posinf=0.0).clamp_min(positive)
+    """min(1, bound / norm) for a bound above 0: exactly 1 up to the bound, and 1 where the norm is not finite."""
+    return bound / norm.nan_to_num(nan=0.0, posinf=0.0).clamp_min(bound)
 
 
 def unclipped(seen: Seen, state: State) -> Tensor:
@@ -70,7 +69,7 @@ def unclipped(seen: Seen, state: State) -> Tensor:
 
 def by_norm(seen: Seen, state: State) -> Tensor:
     """Bound the global norm (Pascanu et al. 2013, Algorithm 1)."""
-    return bounding_factor(seen.total, seen.threshold)
+    return bounding_factor(seen.total, max(seen.threshold, SMALLEST_BOUND))
 
 
 def by_weights(seen: Seen, state: State) -> Tensor:
@@ -81,14 +80,14 @@ def by_weights(seen: Seen, state: State) -> Tensor:
     """
     assert seen.weights is not None
     weights = seen.weights.nan_to_num(nan=0.0, posinf=0.0).clamp_min(seen.eps)
-    return bounding_factor(seen.norms, seen.threshold * weights)
+    return bounding_factor(seen.norms, max(seen.threshold, SMALLEST_BOUND) * weights)
 
 
 def by_percentile(seen: Seen, state: State) -> Tensor:
     """Bound the global norm by a percentile of its history, this step's included (Seetharaman et al. 2020)."""
     history = _remember(state, seen.total)
     percentile = torch.nanquantile(history, seen.threshold / 100)
-    return bounding_factor(seen.total, percentile.nan_to_num(nan=0.0))  # no norm was finite, nor is this one
+    return bounding_factor(seen.total, percentile.nan_to_num(nan=1.0).clamp_min(SMALLEST_BOUND))
 
 
 def by_z_score(seen: Seen, state: State) -> Tensor:
