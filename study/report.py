@@ -47,7 +47,8 @@ def write_report(out: Path) -> Path:
         InputError: the folder is no study, one of its files is damaged, or it cannot be written.
     """
     tables = collect(out)
-    arms, verdict = summarise(tables), decide(tables)
+    arms = summarise(tables)
+    verdict = decide(tables, arms)
     write_text(out / "summary.json", json.dumps(summary(tables, arms, verdict), indent=1, allow_nan=False) + "\n")
     figures = [save_figure(out / "figures", drawing) for drawing in draw_all(tables, arms)]
     context = report_context(tables, arms, verdict, figures)
@@ -168,7 +169,7 @@ def regime_context(entry: Mapping[str, Any], runs: pd.DataFrame) -> dict[str, An
     found = {
         c: distinct(mine[c])[0]
         for c in ("optimizer", "learning_rate", *columns)
-        if len(distinct(mine[c])) == 1 and (c in ("optimizer", "learning_rate") or len(distinct(runs[c])) > 1)
+        if len(distinct(mine[c])) == 1 and (c in ("optimizer", "learning_rate") or len(runs[c].unique()) > 1)
     }
     settings = {c: v for c, v in found.items() if isinstance(v, str | int | float) and not c.startswith("message")}
     return {"name": entry["name"], "description": entry.get("description", ""), "settings": settings}

@@ -423,8 +423,12 @@ def _more(n: int, better: int, worse: int, alpha: float) -> int | None:
 # The rule
 
 
-def decide(tables: Tables) -> Verdict:
+def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Verdict:
     """Apply the rule to the table.
+
+    Args:
+        tables: the study.
+        summaries: what :func:`summarise` gives for it, where that is at hand.
 
     Raises:
         InputError: two runs of one replicate in one arm.
@@ -438,7 +442,7 @@ def decide(tables: Tables) -> Verdict:
         word=word,
         headline=headline,
         sentences=(
-            *_frontier_sentences(tables),
+            *_frontier_sentences(frontier(summarise(tables) if summaries is None else summaries, tables.control)),
             *_sentences(algorithms),
             *_sentences(architectures),
             *_cost_sentences([c for c in algorithms if c.arm in family]),
@@ -609,8 +613,7 @@ def _no_difference(groups: Sequence[Sequence[Comparison]]) -> str:
     )
 
 
-def _frontier_sentences(tables: Tables) -> list[str]:
-    lines = frontier(summarise(tables), tables.control)
+def _frontier_sentences(lines: pd.DataFrame) -> list[str]:
     return [
         f"{setting}: half of the runs fail at a learning rate of {_listed([_lr50_text(r) for r in group])}."
         for setting, rows in lines.groupby("setting", sort=False)

@@ -124,6 +124,17 @@ def test_the_page_says_what_the_numbers_say(page):
     assert "python -m study.shootout" in text
 
 
+def test_a_regime_is_told_by_the_settings_that_set_it_apart(tmp_path, write_study_json, write_run):
+    write_study_json(tmp_path, ["control", "overload"], ["none"])
+    for regime, fault in (("control", ""), ("overload", "overload:rate=0.01")):
+        write_run(
+            tmp_path, regime=regime, algorithm="none", replicate=0, outcome="ok", realised={"fault": fault}, **SHORT
+        )
+    text = " ".join(Page(write_report(tmp_path)).text.split())
+    assert "The overload regime. (optimizer adam, learning_rate 0.003, fault overload:rate=0.01" in text
+    assert "The control regime. (optimizer adam, learning_rate 0.003, torch_loss_mode mae)" in text
+
+
 def test_every_run_is_in_the_folded_table(page, out):
     runs = pd.read_csv(out / "runs.csv")
     assert "All 16 runs" in page.text
