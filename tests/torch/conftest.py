@@ -89,6 +89,11 @@ class KeepingSink:
         self.layer_norms[step] = norms
 
 
+@pytest.fixture
+def toy_sink() -> type[KeepingSink]:
+    return KeepingSink
+
+
 class Fit(NamedTuple):
     """A training that ended."""
 
