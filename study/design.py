@@ -1,17 +1,18 @@
-"""Arms x replicates x regimes -> a list of run specifications. Presets are functions that return a design."""
+"""Regimes x factors x arms x replicates -> run specifications, in one round or in several."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
+from ptycho.config.algorithms import ALGORITHMS
 from ptycho.errors import InputError, unknown_name
-from study.settings import RunSettings, StudyConfig
+from study.settings import RunSettings
 
 STUDY_VERSION = "0.1"  # a change means that numbers are no longer comparable
 CONTROL = "none"  # the algorithm that the others are held against
@@ -19,11 +20,15 @@ CONTROL = "none"  # the algorithm that the others are held against
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Regime:
-    """A named situation of training: a sentence, and the settings that make it."""
+    """A named situation of training: a sentence, and the settings that make it.
+
+    ``evidence`` is False where the runs only choose something (a rate, a threshold): no verdict rests on them.
+    """
 
     name: str
     description: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evidence: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +75,31 @@ class RunSpec:
         }
 
 
+class Finished(NamedTuple):
+    """A run of the study and how it ended.
+
+    Attributes:
+        spec: the run.
+        outcome: the word of ``study.divergence``.
+        loss: final validation loss over that of the constant object; 1 for a failed run, and at most 1.
+    """
+
+    spec: RunSpec
+    outcome: str
+    loss: float
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
     """What a study compares.
 
     Attributes:
         title: one line for the report.
-        regimes, arms: each regime is run with each arm.
+        regimes, factors, arms: each regime is run under each factor (a set of settings) with each arm.
         replicates: numbers of the paired replicates.
         base: settings that all runs share, where a regime does not say otherwise.
+        rounds: which runs are called for, given those that have finished.
+        searched: settings that ``rounds`` chooses, which a user therefore cannot set.
     """
 
     title: str
@@ -86,27 +107,44 @@ class Design:
     arms: tuple[Arm, ...]
     replicates: tuple[int, ...]
     base: Mapping[str, Any]
+    factors: tuple[Mapping[str, Any], ...] = ({},)
+    rounds: Rounds = lambda design, overrides, finished: design.specs(overrides)
+    searched: tuple[str, ...] = ()
 
-    def specs(self, overrides: Mapping[str, Any]) -> list[RunSpec]:
-        """Every run, replicate by replicate, so that a study cut short holds complete pairs.
+    def next_runs(self, overrides: Mapping[str, Any], finished: Sequence[Finished]) -> list[RunSpec]:
+        """The next round: what ``rounds`` calls for and has not been run; empty when the study is complete.
+
+        A function of what has finished and of nothing else, so that the same command goes on where it was left.
 
         Args:
-            overrides: settings given by the user; they win over the regime's and the base's.
+            overrides: settings given by the user; they win over the factor's, the regime's and the base's.
+            finished: every run of the rounds so far.
 
         Raises:
-            InputError: a setting out of its range.
+            InputError: a setting out of its range, or one that the rounds choose.
         """
-        return [
-            RunSpec(regime=regime.name, settings=self._settings(regime, arm, replicate, overrides))
-            for replicate in self.replicates
-            for regime in self.regimes
-            for arm in self.arms
-        ]
+        for name in self.searched:
+            if name in overrides:
+                raise InputError(
+                    f"{name}: {overrides[name]!r} cannot be set; allowed: nothing, this preset searches it"
+                )
+        known = {run.spec for run in finished}
+        return [spec for spec in dict.fromkeys(self.rounds(self, overrides, finished)) if spec not in known]
 
-    def _settings(self, regime: Regime, arm: Arm, replicate: int, overrides: Mapping[str, Any]) -> RunSettings:
-        values = {**self.base, **regime.settings, **overrides}
+    def specs(self, overrides: Mapping[str, Any]) -> list[RunSpec]:
+        """Every combination once, replicate by replicate, so that a study cut short holds complete pairs."""
+        combinations = itertools.product(self.replicates, self.regimes, self.factors, self.arms)
+        every = (self.spec(r, arm, k, {**factor, **overrides}) for k, r, factor, arm in combinations)
+        return list(dict.fromkeys(every))
+
+    def spec(self, regime: Regime, arm: Arm, replicate: int, settings: Mapping[str, Any]) -> RunSpec:
+        """One run; ``settings`` win over the regime's and the base's."""
+        values = {**self.base, **regime.settings, **settings}
         values |= {"gradient_clip_algorithm": arm.algorithm, "gradient_clip_val": arm.threshold, "seed": replicate}
-        return RunSettings(**values)
+        return RunSpec(regime=regime.name, settings=RunSettings(**values))
+
+
+Rounds = Callable[[Design, Mapping[str, Any], Sequence[Finished]], list[RunSpec]]
 
 
 def parse_arm(text: str, threshold: float | None) -> Arm:
@@ -131,137 +169,3 @@ def parse_arm(text: str, threshold: float | None) -> Arm:
         shown = value if separator else threshold
         raise InputError(f"threshold of {name}: {shown!r} is not a finite number; allowed: any, 0 or less means off")
     return Arm(algorithm=name, threshold=chosen)
-
-
-def make_design(config: StudyConfig) -> Design:
-    """The preset's design with the user's choice of arms, regimes and replicates.
-
-    Raises:
-        InputError: an unknown algorithm or regime, an arm named twice.
-    """
-    preset = PRESETS[config.preset]()
-    arms = tuple(parse_arm(text, config.threshold) for text in config.algo or [a.algorithm for a in preset.arms])
-    names = [arm.algorithm for arm in arms]
-    if len(set(names)) < len(names):
-        raise InputError(f"algo: {', '.join(names)} names an algorithm twice; allowed: each once")
-    replicates = len(preset.replicates) if config.seeds is None else config.seeds
-    return dataclasses.replace(
-        preset,
-        arms=arms,
-        regimes=_pick_regimes(preset.regimes, config.regime),
-        replicates=tuple(range(config.seed_offset, config.seed_offset + replicates)),
-    )
-
-
-def _pick_regimes(regimes: Sequence[Regime], names: Iterable[str]) -> tuple[Regime, ...]:
-    by_name = {regime.name: regime for regime in regimes}
-    for name in names:
-        if name not in by_name:
-            raise unknown_name("regime", name, by_name)
-    return tuple(by_name[name] for name in dict.fromkeys(names)) or tuple(regimes)
-
-
-# Presets ----------------------------------------------------------------------------------------
-
-SMALL_SCAN: Mapping[str, Any] = {
-    "N": 32,
-    "object_size": 128,
-    "n_lines": 40,
-    "nphotons": 1e6,
-    "probe": "gaussian",
-    "probe_diameter": 0.6,
-    "probe_defocus": 1.0,
-    "outer_offset_train": 10,
-    "outer_offset_test": 20,
-}
-SMALL_NETWORK: Mapping[str, Any] = {
-    "architecture": "hybrid",
-    "fno_width": 8,
-    "fno_modes": 6,
-    "fno_blocks": 3,
-}
-SHORT_TRAINING: Mapping[str, Any] = {"batch_size": 4, "max_steps": 200, "eval_every": 20}
-
-CONTROL_REGIME = Regime(
-    name="control",
-    description="Adam at 3e-3, amplitude loss, clean frames: nothing here should need clipping",
-    settings={"optimizer": "adam", "learning_rate": 3e-3, "torch_loss_mode": "mae"},
-)
-OVERLOAD_REGIME = Regime(
-    name="overload",
-    description="Adam at 3e-3, Poisson likelihood; from step 50 on, three frames have pixels that overflow, "
-    "about 1000 times the brightest count. It measures tolerance to faulty frames, which masking would remove",
-    settings={
-        "optimizer": "adam",
-        "learning_rate": 3e-3,
-        "torch_loss_mode": "poisson",
-        "fault": ("overload:rate=0.01,size=1000,onset=50",),
-    },
-)
-RATE_STRESS_REGIME = Regime(
-    name="rate-stress",
-    description="SGD with momentum 0.9 at rate 0.5, Poisson likelihood, clean frames: the rate itself is the stress",
-    settings={"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.5, "torch_loss_mode": "poisson"},
-)
-
-
-def arms_of(*names: ClipAlgorithm) -> tuple[Arm, ...]:
-    """Arms at each algorithm's default threshold."""
-    return tuple(Arm(algorithm=name, threshold=ALGORITHMS[name].default) for name in names)
-
-
-def smoke() -> Design:
-    """Two regimes, three algorithms, two seeds: about half a minute."""
-    return Design(
-        title="Smoke test of the stability shootout",
-        regimes=(CONTROL_REGIME, OVERLOAD_REGIME),
-        arms=arms_of("none", "norm", "agc"),
-        replicates=(0, 1),
-        base={**SMALL_SCAN, **SMALL_NETWORK, **SHORT_TRAINING, "max_steps": 100, "eval_every": 20},
-    )
-
-
-def default() -> Design:
-    """Control, overload and rate stress under five algorithms, eight paired seeds."""
-    return Design(
-        title="Which gradient clipping keeps the network from diverging?",
-        regimes=(CONTROL_REGIME, OVERLOAD_REGIME, RATE_STRESS_REGIME),
-        arms=arms_of("none", "norm", "value", "agc", "agc_unit"),
-        replicates=tuple(range(8)),
-        base={**SMALL_SCAN, **SMALL_NETWORK, **SHORT_TRAINING},
-    )
-
-
-def real() -> Design:
-    """A scan from a file, judged without ground truth; sized so that a frame of 128 px trains in minutes."""
-    return Design(
-        title="Gradient clipping on a real scan",
-        regimes=(
-            Regime(
-                name="real",
-                description="Adam at 2e-3 with a cosine schedule on the scan's own frames, Poisson likelihood",
-                settings={
-                    "optimizer": "adam",
-                    "learning_rate": 2e-3,
-                    "scheduler": "warmup_cosine",
-                    "warmup_steps": 10,
-                    "torch_loss_mode": "poisson",
-                },
-            ),
-        ),
-        arms=arms_of("none", "norm", "agc"),
-        replicates=(0, 1),
-        base={
-            "architecture": "hybrid",
-            "fno_width": 8,
-            "fno_modes": 16,
-            "fno_blocks": 4,
-            "fno_input_transform": "sqrt",
-            "batch_size": 8,
-            "max_steps": 300,
-            "eval_every": 50,
-        },
-    )
-
-
-PRESETS: Mapping[str, Callable[[], Design]] = {"smoke": smoke, "default": default, "real": real}

@@ -18,9 +18,9 @@ PLAIN_LINES = 10  # progress lines of a whole study where there is no terminal
 class StudyProgress:
     """Counts runs as they end, by outcome."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
-        self._total, self._done = total, 0
+        self._total, self._done = 0, 0
         self._outcomes: collections.Counter[str] = collections.Counter()
         self._start = time.monotonic()
         self._bar = Progress(
@@ -34,7 +34,7 @@ class StudyProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("runs", total=total, outcomes="")
+        self._task = self._bar.add_task("runs", total=0, outcomes="")
 
     def __enter__(self) -> StudyProgress:
         self._bar.start()
@@ -44,6 +44,11 @@ class StudyProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def expect(self, runs: int) -> None:
+        """So many runs more are to be trained."""
+        self._total += runs
+        self._bar.update(self._task, total=self._total)
 
     def say(self, text: str) -> None:
         """One line above the bar."""

@@ -9,7 +9,7 @@ from ptycho.config.config import DataConfig, ModelConfig
 from ptycho.config.settings import setting, validate
 from ptycho_torch.config_params import TrainingConfig
 
-PresetName = Literal["smoke", "default", "real"]
+PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "real", "full"]
 EXPERIMENT = "stability-shootout"
 
 
@@ -26,8 +26,9 @@ class StudyConfig:
     algo: tuple[str, ...] = setting((), "Clipping algorithm, as NAME or NAME=THRESHOLD (repeatable)")
     regime: tuple[str, ...] = setting((), "Regime of the preset to run (repeatable; default: all)")
     threshold: float | None = setting(None, "Clipping threshold of every algorithm; by default each its own")
-    seeds: int | None = setting(None, "Paired replicates per arm", low=1)
+    seeds: int | None = setting(None, "Paired replicates per arm; with --adaptive the most that an arm gets", low=1)
     seed_offset: int = setting(0, "Number of the first replicate", low=0)
+    adaptive: bool = setting(False, "Add replicates only while an arm's comparison with the control is open")
     workers: int | None = setting(None, "Trainings at a time; by default cores / threads", low=1)
     time_limit: float | None = setting(None, "Longest time for one run", unit="s", above=0)
     engine: Literal["local"] = setting("local", "Where runs execute")

@@ -6,8 +6,10 @@ finished study only has its report written anew.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import math
 import os
 import shlex
 import sys
@@ -21,7 +23,7 @@ from ptycho.config.settings import add_flags, chosen
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 from study.command import FINISHED, Parser, run_command
-from study.design import CONTROL, STUDY_VERSION, Design, RunSpec, make_design
+from study.design import CONTROL, STUDY_VERSION, Design, Finished, RunSpec
 from study.settings import RunSettings, StudyConfig
 
 if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
@@ -35,11 +37,11 @@ OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms
 
 
 class Plan(NamedTuple):
-    """A study before it runs: what was asked for, the design, its runs, its folder."""
+    """A study before it runs: what was asked for, the design, settings given for all its runs, its folder."""
 
     config: StudyConfig
     design: Design
-    specs: list[RunSpec]
+    overrides: Mapping[str, Any]
     out: Path
 
     def run_folder(self, spec: RunSpec) -> Path:
@@ -53,13 +55,15 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any]) -> Plan:
     Raises:
         InputError: a bad setting, a scan that cannot be used, a folder that cannot be written.
     """
+    from study.presets import make_design
+
     design = make_design(config)
     if config.preset == "real" or overrides.get("data"):
-        overrides = {**scan_settings(overrides), **overrides}
-    specs = design.specs(overrides)
+        overrides = {**overrides, **scan_settings(overrides)}
+    design.next_runs(overrides, [])
     out = Path(config.out or f"results/{config.preset}").absolute()
     require_writable(out)
-    return Plan(config, design, specs, out)
+    return Plan(config, design, overrides, out)
 
 
 def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
     size = scan_frame_size(path)
     if overrides.get("N", size) != size:
         raise InputError(f"N: {overrides['N']} px, but the frames of {path} have {size} px")
-    return {"N": size}
+    return {"N": size, "data": str(path)}
 
 
 def require_writable(out: Path) -> None:
@@ -91,7 +95,7 @@ def require_writable(out: Path) -> None:
 
 
 def study_record(plan: Plan) -> dict[str, Any]:
-    """What ``study.json`` says; a study that goes on keeps its id and its date.
+    """What ``study.json`` says before the first round; a study that goes on keeps its id and its date.
 
     Raises:
         InputError: the folder holds a study of another preset.
@@ -114,12 +118,16 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "preset": plan.config.preset,
         "created": kept.get("created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")),
         "title": design.title,
-        "regimes": [{"name": regime.name, "description": regime.description} for regime in design.regimes],
+        "regimes": [
+            {"name": regime.name, "description": regime.description, "evidence": regime.evidence}
+            for regime in design.regimes
+        ],
         "algorithms": [{"name": arm.algorithm, "threshold": arm.threshold} for arm in design.arms],
         "replicates": len(design.replicates),
+        "adaptive": plan.config.adaptive,
         "control": CONTROL,
         "command": shlex.join(["python", "-m", "study.shootout", *sys.argv[1:]]),
-        "runs": [spec.run_id for spec in plan.specs],
+        "runs": [],
     }
 
 
@@ -138,7 +146,7 @@ def run_study(plan: Plan) -> Path:
     write_json(plan.out / STUDY_FILE, study)
     ending: Ending = "failed"
     try:
-        train_unfinished(plan, tracker, where)
+        train_rounds(plan, study, tracker, where)
         ending = "finished"
     except KeyboardInterrupt:
         ending = "interrupted"
@@ -149,40 +157,69 @@ def run_study(plan: Plan) -> Path:
     return report
 
 
-def unfinished(plan: Plan) -> list[RunSpec]:
+def unfinished(plan: Plan, specs: Sequence[RunSpec]) -> list[RunSpec]:
     """The runs without a result; with ``fresh``, all of them."""
     from study.records import RESULT_FILE
 
-    return [spec for spec in plan.specs if plan.config.fresh or not (plan.run_folder(spec) / RESULT_FILE).exists()]
+    return [spec for spec in specs if plan.config.fresh or not (plan.run_folder(spec) / RESULT_FILE).exists()]
 
 
-def train_unfinished(plan: Plan, tracker: Tracker, where: str) -> None:
-    """Train every run that has no result yet, in worker processes, and send records as they come."""
-    from study.engine import LocalEngine, default_workers
+def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str) -> None:
+    """Train round after round what has no result yet, in worker processes, and send records as they come.
+
+    What has finished decides what comes next, whether it was trained now or before.
+    """
     from study.progress import StudyProgress
+    from study.records import write_json
     from study.shipping import Shipper
-    from study.tracking import worker_environment
 
-    todo = unfinished(plan)
+    finished: list[Finished] = []
+    files: dict[str, DataFiles] = {}
     shipper = Shipper(tracker, plan.out / "runs").start()
     try:
-        with StudyProgress(len(todo)) as progress:
+        with StudyProgress() as progress, contextlib.ExitStack() as stack:
+            engine = None
             progress.say(f"MLflow: {where}")
-            progress.say(f"{len(plan.specs)} runs, {len(plan.specs) - len(todo)} of them finished before; {plan.out}")
-            if todo:
-                threads = todo[0].settings.threads
-                workers = min(plan.config.workers or default_workers(threads), len(todo))
-                with LocalEngine(workers, threads, plan.config.time_limit, worker_environment()) as engine:
-                    files = prepare_datasets(plan, todo, engine)
+            while specs := plan.design.next_runs(plan.overrides, finished):
+                study["runs"] += [spec.run_id for spec in specs]
+                write_json(plan.out / STUDY_FILE, study)
+                todo = unfinished(plan, specs)
+                progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
+                progress.expect(len(todo))
+                if todo:
+                    engine = engine or stack.enter_context(make_engine(plan, specs))
+                    files |= prepare_datasets(plan, todo, engine, files)
                     train(plan, todo, files, engine, progress)
+                finished += [ending_of(plan, spec) for spec in specs]
     finally:
         unsent = shipper.stop()
     if unsent:
         sys.stderr.write(f"{len(unsent)} runs could not be sent to MLflow; later: python -m study.sync {plan.out}\n")
 
 
-def prepare_datasets(plan: Plan, todo: Sequence[RunSpec], engine: LocalEngine) -> dict[str, DataFiles]:
-    """Make the frames and baselines of every run before any trains; the files by dataset.
+def make_engine(plan: Plan, specs: Sequence[RunSpec]) -> LocalEngine:
+    """The workers of a study: no more than its first round can use."""
+    from study.engine import LocalEngine, default_workers
+    from study.tracking import worker_environment
+
+    threads = specs[0].settings.threads
+    workers = min(plan.config.workers or default_workers(threads), len(specs))
+    return LocalEngine(workers, threads, plan.config.time_limit, worker_environment())
+
+
+def ending_of(plan: Plan, spec: RunSpec) -> Finished:
+    """How a run ended, from its folder."""
+    from study.records import RESULT_FILE
+
+    result = json.loads((plan.run_folder(spec) / RESULT_FILE).read_text(encoding="utf-8"))
+    loss = result.get("val_loss_final", math.nan) / result.get("baseline_constant", math.nan)
+    return Finished(spec, result["outcome"], min(1.0, loss) if result["outcome"] in ("ok", "plateau") else 1.0)
+
+
+def prepare_datasets(
+    plan: Plan, todo: Sequence[RunSpec], engine: LocalEngine, known: Mapping[str, DataFiles]
+) -> dict[str, DataFiles]:
+    """Make the frames and baselines of every run before any trains; the files by dataset, without the known ones.
 
     Raises:
         InputError: data that cannot be had.
@@ -195,6 +232,8 @@ def prepare_datasets(plan: Plan, todo: Sequence[RunSpec], engine: LocalEngine) -
         by_dataset.setdefault(dataset_key(spec), []).append(spec)
     jobs = []
     for key, specs in by_dataset.items():
+        if key in known:
+            continue
         losses = tuple(sorted({spec.settings.torch_loss_mode for spec in specs}))
         jobs.append(Job(key, prepare_dataset, (specs[0], plan.out / "data", losses)))
     files = {}
