@@ -8,10 +8,12 @@ Shape legend: K tensors of a block, R rows in all, L entries of a row.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -56,13 +58,15 @@ class Block:
 
         Small tensors of all lists are stacked, which saves calls; a large one is viewed as it stands.
         """
-        tensors = [tensor for members in lists for tensor in members]
+        tensors = list(itertools.chain.from_iterable(lists))
         if self.small:
             return [self._rows(torch.stack(tensors))]
         return [self._rows(tensor.unsqueeze(0)) for tensor in tensors]
 
     def _rows(self, stack: Tensor) -> Tensor:
         """(n, *shape) as the matrix of its rows, a view wherever the memory allows it."""
+        if self._plain and self._rows_lead and stack.is_contiguous():
+            return stack.view(-1, self.length)
         real = as_real(stack)
         if self.groups > 1:
             real = real.unflatten(1, (self.groups, -1))  # type: ignore[no-untyped-call]
@@ -107,6 +111,7 @@ class Plan:
         rows = [item for block in self._blocks for item in block.items for _ in range(block.units_each)]
         place = {id(item): i for item, i in zip(items, places, strict=True)}
         self.parameters = [item.parameter for item in ordered]
+        self._made_for = (self.device, self.parameters[0].dtype) if ordered else None
         self.owner = torch.tensor([place[id(item)] for item in rows], dtype=torch.int64, device=self.device)
         self.exempt = torch.tensor([item.final for item in rows], dtype=torch.bool, device=self.device)
         self.kept = torch.ones((), dtype=torch.bool, device=self.device)
@@ -116,6 +121,15 @@ class Plan:
             for dtype in {_scale_dtype(block) for block in self._blocks}
         }
         self._scale_views = [view for block, scales in self._scales_by_block() for view in block.scale_views(scales)]
+
+    def gradients(self) -> list[Tensor] | None:
+        """The gradients, in order; None where one is gone, or the parameters have been moved or cast since."""
+        found = [p.grad for p in self.parameters]
+        if True in [gradient is None for gradient in found]:
+            return None
+        if self.parameters and (self.parameters[0].device, self.parameters[0].dtype) != self._made_for:
+            return None
+        return cast("list[Tensor]", found)
 
     def _scales_by_block(self) -> Iterator[tuple[Block, Tensor]]:
         start = 0

@@ -14,7 +14,7 @@ from ptycho.errors import InputError, unknown_name
 from ptycho_torch.clipping.blocks import Plan
 from ptycho_torch.clipping.record import ClipReport
 from ptycho_torch.clipping.rules import RULES, Seen, copied, moved, shapes_of
-from ptycho_torch.clipping.units import Source, list_parameters
+from ptycho_torch.clipping.units import Clipped, Source, list_parameters
 
 NonFinite = Literal["propagate", "skip"]
 
@@ -60,11 +60,10 @@ class Clipper:
         self.skip_last = skip_last and self._rule.weights
         self.nonfinite = cast(NonFinite, nonfinite)
         self._items = list_parameters(module)
-        self._parameters = [item.parameter for item in self._items]
         self.names = tuple(item.name for item in self._items)
         self._state = self._rule.start(len(self._items))
         self._plan: Plan | None = None
-        self._plan_key: object = None
+        self._waiting: list[Clipped] = []
         self._last: ClipReport | None = None
 
     @property
@@ -123,18 +122,15 @@ class Clipper:
         return {} if self._last is None else dict(zip(self.names, self._last.layer_norms.tolist(), strict=True))
 
     def _current(self) -> tuple[Plan, list[Tensor]]:
-        """The gradients there are, and the plan for the parameters they belong to."""
-        gradients = [p.grad for p in self._parameters]
-        key = _key(self._parameters, gradients)
-        if self._plan is None or key != self._plan_key:
+        """The plan for the parameters that have a gradient now, and these gradients in its order."""
+        gradients = None if self._plan is None else self._plan.gradients()
+        if self._plan is None or gradients is None or any(item.takes_part() for item in self._waiting):
             places = [i for i, item in enumerate(self._items) if item.takes_part()]
+            self._waiting = [item for item in self._items if not item.takes_part()]
             self._plan = Plan([self._items[i] for i in places], places, self._rule.per_unit)
-            others = [item.parameter for item in self._items if not item.takes_part()]
-            self._parameters = self._plan.parameters + others
-            gradients = [p.grad for p in self._parameters]
-            self._plan_key = _key(self._parameters, gradients)
             self._state = moved(self._state, self._plan.device)
-        return self._plan, cast("list[Tensor]", gradients[: len(self._plan.parameters)])
+            gradients = self._plan.gradients() or []
+        return self._plan, gradients
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs for a resumed training to go on as if it had never stopped."""
@@ -183,13 +179,6 @@ def _clamp_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float
         gradient.clamp_(-bound, bound)
     (after,) = plan.norms(gradients).unbind()
     return torch.where((norms > 0) & norms.isfinite(), after / norms, 1.0)
-
-
-def _key(parameters: list[Tensor], gradients: list[Tensor | None]) -> object:
-    """Changes where a plan has to be made anew: which parameters have a gradient, are frozen, their type and place."""
-    absent = [gradient is None for gradient in gradients]
-    trained = [p.requires_grad for p in parameters]
-    return absent, trained, (parameters[0].dtype, parameters[0].device) if parameters else None
 
 
 def check_settings(algorithm: str, threshold: float | None, eps: float, nonfinite: str) -> None:
