@@ -112,6 +112,8 @@ def describe(rate: Estimate) -> str:
     >>> describe(Estimate(0.3, 0.0, 0.5)), describe(Estimate(math.nan, 0.0, math.inf))
     ('0.3 (below 0.5)', 'unknown')
     """
+    if rate.low == rate.high:
+        return f"{rate.value:.3g}"
     bounds = {
         (True, True): f"{rate.low:.3g} to {rate.high:.3g}",
         (True, False): f"above {rate.low:.3g}",

@@ -280,7 +280,7 @@ def half_failure_rate(rates: Sequence[float], failures: Sequence[int], counts: S
     """Learning rate at which half of the runs fail: NaN where the rates tried do not bracket it.
 
     Failure shares are made to rise with the rate (isotonic regression by pooling adjacent violators), and the
-    half is interpolated in the logarithm of the rate.
+    half is interpolated in the logarithm of the rate. Where the share is one half over a stretch, it is its middle.
     """
     order = np.argsort(rates)
     x = np.log(np.asarray(rates, dtype=float)[order])
@@ -288,9 +288,15 @@ def half_failure_rate(rates: Sequence[float], failures: Sequence[int], counts: S
     share = _pooled(np.asarray(failures, dtype=float)[order] / weight, weight)
     if not len(x) or share[0] >= 0.5 or share[-1] < 0.5:
         return float("nan")
-    above = int(np.argmax(share >= 0.5))
-    part = (0.5 - share[above - 1]) / (share[above] - share[above - 1])
-    return float(np.exp(x[above - 1] + part * (x[above] - x[above - 1])))
+    first, last = int(np.argmax(share >= 0.5)), int(np.flatnonzero(share <= 0.5)[-1])
+    rise = _at_half(x[first - 1 : first + 1], share[first - 1 : first + 1])
+    fall = x[-1] if last == len(x) - 1 else _at_half(x[last : last + 2], share[last : last + 2])
+    return float(np.exp((rise + fall) / 2))
+
+
+def _at_half(x: Array, share: Array) -> float:
+    """Where the line through two points is one half."""
+    return float(x[0] + (0.5 - share[0]) / (share[1] - share[0]) * (x[1] - x[0]))
 
 
 def _pooled(share: Array, weight: Array) -> Array:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import integrate
 
 from ptycho.errors import InputError
+from study.adaptive import mcnemar_sequential
+from study.frontier import Point, critical_rate, describe, gain, usable_band
 from study.statistics import (
     ALPHA,
     POWER,
+    Estimate,
     clopper_pearson,
-    half_failure_rate,
     holm,
     interquartile_mean_interval,
     logrank,
@@ -32,11 +33,15 @@ from study.statistics import (
 )
 from study.table import JUDGED, Tables
 
-CONDITION = ("regime", "architecture", "fno_blocks", "optimizer", "learning_rate")
+CONDITION = ("regime", "N", "architecture", "fno_blocks", "optimizer", "learning_rate")
 ARM = ("algorithm", "threshold")
 AGC_FAMILY = ("agc", "agc_unit", "adagc")
 STABLE, PLAIN = "stable_hybrid", "hybrid"
 LARGEST_COST = 1.10
+FRONTIER_COLUMNS = (
+    *("setting", "label", "algorithm", "lr50", "lr50_low", "lr50_high", "lr50_text"),
+    *("gain", "gain_low", "gain_high", "gain_text", "usable_decades"),
+)
 MATTERS = 0.25
 RULE = (
     "A run is not ok when it failed or stalled at the plateau. An arm differs from the control when the exact "
@@ -47,7 +52,9 @@ RULE = (
     f"condition, and in no condition a median loss above {LARGEST_COST:.2f} times the control's, failed runs counted "
     "at the loss of the constant object. Pivot: neither. Not enough evidence: an arm that would make it silver "
     f"differs by {MATTERS:.0%} of the runs or more without significance, or the replicates cannot show any "
-    "difference, or a cost is possible but not shown."
+    "difference, or a cost is possible but not shown. "
+    "Where replicates were added while a comparison was open, a sequential test takes the place of McNemar's. "
+    "Runs that only search a rate or a threshold are no evidence."
 )
 
 
@@ -145,6 +152,8 @@ class Comparison:
 class Verdict:
     """The verdict: ``gold``, ``silver``, ``pivot``, ``not enough evidence`` or ``no comparison``.
 
+    A study that only searches critical learning rates has the word ``frontier`` and says by how much they differ.
+
     Attributes:
         word: what the rule says.
         headline: the same as a sentence.
@@ -211,6 +220,8 @@ def _factor_text(key: str, value: Any) -> str:
     match key:
         case "learning_rate":
             return f"rate {value:.3g}"
+        case "N":
+            return f"{value:g} px"
         case "fno_blocks":
             return "unknown depth" if pd.isna(value) else f"{value:g} blocks"
     return str(value)
@@ -227,26 +238,34 @@ def by_condition(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
 # From runs to arms
 
 
+PairedTest = Callable[[int, int], float]
+
+
+def paired_test(tables: Tables) -> PairedTest:
+    """The test of discordant pairs: exact McNemar, or where replicates were added one by one, its sequential kin."""
+    return mcnemar_sequential if tables.study.get("adaptive") else mcnemar_exact
+
+
 def summarise(tables: Tables) -> list[ArmSummary]:
     """One entry per arm, in the order of the table.
 
     Raises:
         InputError: two runs of one replicate in one arm.
     """
-    return [
-        summary for arms in by_condition(arms_of(tables.runs)).values() for summary in _summaries(arms, tables.control)
-    ]
+    test = paired_test(tables)
+    conditions = by_condition(arms_of(tables.runs)).values()
+    return [summary for arms in conditions for summary in _summaries(arms, tables.control, test)]
 
 
 def _control_of(arms: Sequence[Arm], control: str) -> Arm | None:
     return next((arm for arm in arms if arm.runs["algorithm"].iloc[0] == control), None)
 
 
-def _summaries(arms: Sequence[Arm], control_name: str) -> list[ArmSummary]:
+def _summaries(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list[ArmSummary]:
     control = _control_of(arms, control_name)
     horizon = float(pd.concat([arm.runs["steps"] for arm in arms]).max() or math.nan)
     pairs = [_paired(arm, control) for arm in arms]
-    p = [mcnemar_exact(pair.better, pair.worse) if pair.n else math.nan for pair in pairs]
+    p = [test(pair.better, pair.worse) if pair.n else math.nan for pair in pairs]
     p_logrank = [_logrank(arm, control) if pair.n else math.nan for arm, pair in zip(arms, pairs, strict=True)]
     corrected, corrected_logrank = holm(p), holm(p_logrank)
     return [
@@ -371,27 +390,27 @@ def _cost(pairs: _Pairs) -> dict[str, Any]:
     return dict(zip(("cost_ratio", "cost_ratio_low", "cost_ratio_high"), ratio, strict=True))
 
 
-def _compare(family: Sequence[tuple[str, Arm, Arm]]) -> list[Comparison]:
+def _compare(family: Sequence[tuple[str, Arm, Arm]], test: PairedTest) -> list[Comparison]:
     """Comparisons of one family, corrected together: (condition, arm, what it is held against)."""
     pairs = [_paired(arm, against) for _, arm, against in family]
-    p = [mcnemar_exact(pair.better, pair.worse) if pair.n else math.nan for pair in pairs]
+    p = [test(pair.better, pair.worse) if pair.n else math.nan for pair in pairs]
     alpha = ALPHA / max(1, sum(pair.n > 0 for pair in pairs))
     return [
-        _comparison(condition, arm.label, against.label, pair, raw, float(corrected), alpha)
+        _comparison(condition, arm.label, against.label, pair, raw, float(corrected), alpha, test(pair.n, 0) > alpha)
         for (condition, arm, against), pair, raw, corrected in zip(family, pairs, p, holm(p), strict=True)
         if pair.n
     ]
 
 
 def _comparison(
-    condition: str, arm: str, against: str, pairs: _Pairs, p: float, corrected: float, alpha: float
+    condition: str, arm: str, against: str, pairs: _Pairs, p: float, corrected: float, alpha: float, mute: bool
 ) -> Comparison:
     n, better, worse = pairs.n, pairs.better, pairs.worse
     not_ok_against = int(pairs.against["not_ok"].sum())
     effect = smallest_detectable_effect(n, not_ok_against / n, alpha)
     if corrected <= ALPHA:
         word = "fewer" if better > worse else "more"
-    elif abs(better - worse) >= MATTERS * n or mcnemar_exact(n, 0) > alpha:
+    elif abs(better - worse) >= MATTERS * n or mute:
         word = "undecided"
     else:
         word = "none shown"
@@ -433,16 +452,22 @@ def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Ver
     Raises:
         InputError: two runs of one replicate in one arm.
     """
-    arms = arms_of(tables.runs)
-    algorithms = [c for group in by_condition(arms).values() for c in _against_control(group, tables.control)]
-    architectures = _architecture_comparisons(arms, tables.control)
+    test = paired_test(tables)
+    lines = frontier(summarise(tables) if summaries is None else summaries, tables.control)
+    unasked = {regime["name"] for regime in tables.study.get("regimes", []) if regime.get("evidence") is False}
+    arms = arms_of(tables.runs[~tables.runs["regime"].isin(unasked)])
+    algorithms = [c for group in by_condition(arms).values() for c in _against_control(group, tables.control, test)]
+    architectures = _architecture_comparisons(arms, tables.control, test)
     family = {arm.label for arm in arms if arm.runs["algorithm"].iloc[0] in AGC_FAMILY}
-    word, headline = _word(algorithms, architectures, family, tables.control)
+    if len(lines) and not arms:
+        word, headline = "frontier", _frontier_headline(lines, tables.control)
+    else:
+        word, headline = _word(algorithms, architectures, family, tables.control)
     return Verdict(
         word=word,
         headline=headline,
         sentences=(
-            *_frontier_sentences(frontier(summarise(tables) if summaries is None else summaries, tables.control)),
+            *_frontier_sentences(lines),
             *_sentences(algorithms),
             *_sentences(architectures),
             *_cost_sentences([c for c in algorithms if c.arm in family]),
@@ -452,14 +477,14 @@ def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Ver
     )
 
 
-def _against_control(arms: Sequence[Arm], control_name: str) -> list[Comparison]:
+def _against_control(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list[Comparison]:
     control = _control_of(arms, control_name)
     if control is None:
         return []
-    return _compare([(arm.condition, arm, control) for arm in arms if arm is not control])
+    return _compare([(arm.condition, arm, control) for arm in arms if arm is not control], test)
 
 
-def _architecture_comparisons(arms: Sequence[Arm], control: str) -> list[Comparison]:
+def _architecture_comparisons(arms: Sequence[Arm], control: str, test: PairedTest) -> list[Comparison]:
     """stable_hybrid against hybrid under the control algorithm, alike in all else; one family per regime."""
     found: dict[tuple[Any, ...], dict[str, Arm]] = {}
     for arm in arms:
@@ -473,7 +498,7 @@ def _architecture_comparisons(arms: Sequence[Arm], control: str) -> list[Compari
             stable, plain = (dataclasses.replace(networks[a], label=a) for a in (STABLE, PLAIN))
             shared = stable.condition.replace(f" · {STABLE}", "")
             families.setdefault(alike[:3], []).append((shared, stable, plain))
-    return [comparison for family in families.values() for comparison in _compare(family)]
+    return [comparison for family in families.values() for comparison in _compare(family, test)]
 
 
 def _word(
@@ -613,18 +638,23 @@ def _no_difference(groups: Sequence[Sequence[Comparison]]) -> str:
     )
 
 
+def _frontier_headline(lines: pd.DataFrame, control: str) -> str:
+    rows = [row for row in lines.to_dict("records") if row["algorithm"] != control]
+    better = [row for row in rows if row["gain_low"] > 1.0]
+    if not better:
+        return f"Frontier: no algorithm is shown to bear a higher learning rate than {control}."
+    told = [f"{row['label']} {row['gain_text']}" for row in sorted(better, key=lambda row: -row["gain_low"])]
+    return (
+        f"Frontier: half of the runs fail at a higher learning rate than {control}'s, by the factor: {_listed(told)}."
+    )
+
+
 def _frontier_sentences(lines: pd.DataFrame) -> list[str]:
     return [
-        f"{setting}: half of the runs fail at a learning rate of {_listed([_lr50_text(r) for r in group])}."
+        f"{setting}: half of the runs fail at a learning rate of "
+        f"{_listed([f'{row.lr50_text} with {row.label}' for row in rows.itertuples()])}."
         for setting, rows in lines.groupby("setting", sort=False)
-        if (group := [row for row in rows.to_dict("records") if math.isfinite(row["lr50"])])
     ]
-
-
-def _lr50_text(line: Mapping[Any, Any]) -> str:
-    gain = line["gain"]
-    times = f" ({gain:.1f} times)" if math.isfinite(gain) and gain != 1.0 else ""
-    return f"{line['lr50']:.2g} with {line['label']}{times}"
 
 
 def _cost_sentences(comparisons: Sequence[Comparison]) -> list[str]:
@@ -659,34 +689,39 @@ def _runs(n: int) -> str:
 def frontier(arms: Sequence[ArmSummary], control: str) -> pd.DataFrame:
     """Critical learning rates, one row per regime, network, optimizer and algorithm with at least two rates.
 
-    Columns: ``setting``, ``label``, ``lr50`` (rate at which half of the runs fail), ``gain`` (over the control's)
-    and ``usable_decades`` (area under the share of ok runs over log10 of the rate).
+    Columns: ``setting``, ``label``, ``algorithm``; ``lr50`` (rate at which half of the runs fail), ``gain`` (over the
+    control's), each with its interval ``_low`` and ``_high`` and in words, ``_text``; ``usable_decades`` (area under
+    the share of ok runs over log10 of the rate). See ``study.frontier``.
     """
     lines: dict[tuple[str, str], list[ArmSummary]] = {}
     for arm in arms:
         lines.setdefault((frontier_setting(arm), arm.label), []).append(arm)
+    found = {
+        (setting, line[0].algorithm, label): [Point(a.learning_rate, a.n, a.n_failed, a.n_ok) for a in line]
+        for (setting, label), every in lines.items()
+        if len(line := [a for a in every if a.n]) > 1
+    }
+    rates = {key: critical_rate(points) for key, points in found.items()}
+    base = {setting: rate for (setting, algorithm, _), rate in reversed(rates.items()) if algorithm == control}
     rows = [
-        {
-            "setting": setting, "label": label, "algorithm": line[0].algorithm,
-            "lr50": half_failure_rate([a.learning_rate for a in line], [a.n_failed for a in line], [a.n for a in line]),
-            "usable_decades": _usable_decades(line),
-        }
-        for (setting, label), found in lines.items()
-        if len(line := [a for a in found if a.n]) > 1
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["setting", "label", "algorithm", "lr50", "usable_decades"])
-    base = frame[frame["algorithm"] == control].drop_duplicates("setting").set_index("setting")["lr50"]
-    frame["gain"] = frame["lr50"] / frame["setting"].map(base).astype(float)
-    return frame
+        {"setting": key[0], "label": key[2], "algorithm": key[1], **_frontier_row(rate, base.get(key[0]), points)}
+        for (key, rate), points in zip(rates.items(), found.values(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=FRONTIER_COLUMNS)
+
+
+def _frontier_row(rate: Estimate, control: Estimate | None, points: Sequence[Point]) -> dict[str, Any]:
+    unknown = Estimate(math.nan, 0.0, math.inf)
+    one = Estimate(rate.value / rate.value, 1.0, 1.0)
+    over = unknown if control is None else one if rate is control else gain(rate, control)
+    return {
+        "lr50": rate.value, "lr50_low": rate.low, "lr50_high": rate.high, "lr50_text": describe(rate),
+        "gain": over.value, "gain_low": over.low, "gain_high": over.high, "gain_text": describe(over),
+        "usable_decades": usable_band(points),
+    }  # fmt: skip
 
 
 def frontier_setting(arm: ArmSummary) -> str:
     """What the rates of one line of the frontier have in common."""
     depth = "" if math.isnan(arm.fno_blocks) else f", {arm.fno_blocks:g} blocks"
     return f"{arm.regime}, {arm.architecture}{depth}, {arm.optimizer}"
-
-
-def _usable_decades(line: Sequence[ArmSummary]) -> float:
-    ordered = sorted(line, key=lambda a: a.learning_rate)
-    decades = [math.log10(a.learning_rate) for a in ordered]
-    return float(integrate.trapezoid([a.n_ok / a.n for a in ordered], decades))

@@ -234,6 +234,6 @@ def test_frontier_gain_by_hand(tmp_path, write_study_json, write_run):
     assert frame["usable_decades"].tolist() == pytest.approx([0.5, 1.5])
     assert summarise(tables)[0].condition == "frontier · rate 0.1"
     assert decide(tables).sentences[0] == (
-        "frontier, hybrid, sgd: half of the runs fail at a learning rate of 0.32 with none "
-        "and 3.2 with agc (10.0 times)."
+        "frontier, hybrid, sgd: half of the runs fail at a learning rate of 0.316 (no bound) with none "
+        "and 3.16 (no bound) with agc."
     )
