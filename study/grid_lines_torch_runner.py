@@ -176,7 +176,8 @@ def make_trainer(training: TrainingConfig) -> L.Trainer:
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*"):
+    a_first_step_left_out = "Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`"
+    for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*", a_first_step_left_out):
         warnings.filterwarnings("ignore", message=message)
     return L.Trainer(
         accelerator="gpu" if training.device == "cuda" else training.device,
