@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -31,11 +32,16 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command's body; turn bad input into one line and an interruption into its exit status."""
+    """Run a command's body; turn bad input into one line, and Ctrl-C or SIGTERM into its exit status."""
     logging.basicConfig(
         level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return main()
     except InputError as error:

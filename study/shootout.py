@@ -144,17 +144,17 @@ def run_study(plan: Plan) -> Path:
     tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
     where = tracker.open_study(study).where
     write_json(plan.out / STUDY_FILE, study)
-    ending: Ending = "failed"
     try:
         train_rounds(plan, study, tracker, where)
-        ending = "finished"
-    except KeyboardInterrupt:
-        ending = "interrupted"
+    except BaseException as error:
+        ending: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with contextlib.suppress(InputError):  # what stopped the study is what its user has to hear of
+            conclude(plan.out, tracker, ending)
         raise
+    else:
+        return conclude(plan.out, tracker, "finished")
     finally:
-        report = conclude(plan.out, tracker, ending)
         tracker.close()
-    return report
 
 
 def unfinished(plan: Plan, specs: Sequence[RunSpec]) -> list[RunSpec]:
@@ -286,11 +286,11 @@ def train(
 def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
     """Write tables and report from what is recorded, and close the study in MLflow."""
     from study.report import write_report
+    from study.tracking_notes import study_artifacts
 
     report = write_report(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    kinds = ("report.html", "report.md", "runs.csv", "steps.parquet", "summary.json", "study.json", "figures/*")
-    tracker.finish_study(ending, summary["arms"], [path for kind in kinds for path in sorted(out.glob(kind))])
+    tracker.finish_study(ending, summary["arms"], study_artifacts(out))
     return report
 
 
