@@ -263,7 +263,7 @@ def _control_of(arms: Sequence[Arm], control: str) -> Arm | None:
 
 def _summaries(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list[ArmSummary]:
     control = _control_of(arms, control_name)
-    horizon = float(pd.concat([arm.runs["steps"] for arm in arms]).max() or math.nan)
+    horizon = _horizon(arms)
     pairs = [_paired(arm, control) for arm in arms]
     p = [test(pair.better, pair.worse) if pair.n else math.nan for pair in pairs]
     p_logrank = [_logrank(arm, control) if pair.n else math.nan for arm, pair in zip(arms, pairs, strict=True)]
@@ -286,6 +286,12 @@ def _summaries(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list
         )
         for i, arm in enumerate(arms)
     ]
+
+
+def _horizon(arms: Sequence[Arm]) -> float:
+    """The last step that any run of a condition reached; NaN where none took one."""
+    steps = pd.concat([arm.runs["steps"] for arm in arms]).dropna()
+    return float(steps.max()) if (steps > 0).any() else math.nan
 
 
 def _identity(arm: Arm) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
 
 from ptycho.errors import InputError
+from study.report import write_report
 from study.statistics import clopper_pearson
 from study.table import collect
 from study.verdict import decide, frontier, summarise
@@ -16,6 +18,7 @@ INTERFACE = (
     "regime, algorithm, n, n_ok, n_plateau, n_failed, p_fail, p_fail_low, p_fail_high, p_vs_control, rmst, "
     "val_loss_iqm, amp_ssim_median"
 )
+IDENTITY = ("run_id", "regime", "algorithm", "threshold", "architecture", "optimizer", "learning_rate", "replicate")
 FAST = dict(steps=12, reconstruction=False)
 
 
@@ -60,6 +63,29 @@ def test_lost_runs_leave_the_pairs_and_the_proportions(tmp_path, write_study_fol
     assert (none.n, none.n_lost, none.p_fail) == (3, 1, 1.0)
     assert (agc.n, agc.n_pairs, agc.n_better) == (4, 3, 3)
     assert "1 run ended without a judgement (1 oom) and stand in no proportion." in decide(tables).sentences
+
+
+@pytest.mark.parametrize("words", [("oom", "error"), ("oom", "ok")])
+def test_runs_that_died_before_their_first_step_are_lost_and_nothing_else(tmp_path, write_study_json, write_run, words):
+    write_study_json(tmp_path, ["overload"], ["none", "agc"])
+    for algorithm, outcome in zip(("none", "agc"), words, strict=True):
+        for replicate in range(2):
+            row = write_run(
+                tmp_path, regime="overload", algorithm=algorithm, replicate=replicate, outcome=outcome, **FAST
+            )
+            if outcome != "ok":
+                folder = tmp_path / "runs" / row["run_id"]
+                kept = {key: row[key] for key in (*IDENTITY, "outcome")}
+                (folder / "result.json").write_text(json.dumps(kept))
+                (folder / "steps.jsonl").unlink()
+    tables = collect(tmp_path)
+    none, agc = summarise(tables)
+    assert (none.n, none.n_lost) == (0, 2)
+    assert math.isnan(none.rmst)
+    assert (agc.n, none.horizon) == ((2, 12.0) if "ok" in words else (0, pytest.approx(math.nan, nan_ok=True)))
+    lost = "2 runs ended without a judgement (2 oom)" if "ok" in words else "4 runs ended without a judgement"
+    assert any(sentence.startswith(lost) for sentence in decide(tables).sentences)
+    assert write_report(tmp_path).stat().st_size > 0
 
 
 def test_pairs_follow_the_replicate_and_not_the_order(tmp_path, write_study_json, write_run):
