@@ -79,7 +79,7 @@ ALGORITHMS: dict[ClipAlgorithm, AlgorithmInfo] = {
     ),
     "autoclip": AlgorithmInfo(
         summary="The global norm is bounded by a percentile of all global norms seen so far.",
-        reference="Seetharaman et al. 2020, Algorithm 1",
+        reference="Seetharaman et al. 2020",
         threshold="percentile of the history of global norms",
         default=10.0,
         low=1.0,
@@ -88,7 +88,7 @@ ALGORITHMS: dict[ClipAlgorithm, AlgorithmInfo] = {
     ),
     "zclip": AlgorithmInfo(
         summary="The global norm is pulled back when it lies too many standard deviations above its moving average.",
-        reference="Kumar et al. 2025, Algorithm 1",
+        reference="Kumar et al. 2025, z-score with adaptive scaling",
         threshold="z-score of the global norm above which it counts as a spike",
         default=2.5,
         low=1.0,

@@ -25,7 +25,7 @@ AUTOCLIP_HISTORY = 10_000
 """Steps the percentile looks back; the paper keeps every step, which would grow without limit."""
 ZCLIP_DECAY = 0.97
 ZCLIP_WARMUP = 25
-"""Decay of the moving averages and steps that only fill them (Kumar et al. 2025, section 3)."""
+"""Decay of the moving averages and steps that only fill them (Kumar et al. 2025)."""
 ZCLIP_EPS = 1e-6
 """Keeps the z-score finite at zero variance; relative to the mean here, so that the rule has no scale of its own."""
 ADAGC_DECAY = 0.98
@@ -91,7 +91,7 @@ def by_percentile(seen: Seen, state: State) -> Tensor:
 
 
 def by_z_score(seen: Seen, state: State) -> Tensor:
-    """Pull a spike back to mean + threshold**2 / z * deviation (Kumar et al. 2025, eqs. 3 to 8).
+    """Pull a spike back to mean + threshold**2 / z * deviation (Kumar et al. 2025, z-score with adaptive scaling).
 
     The moving mean and variance take in the norm after clipping. In the first steps they are the
     plain mean and variance of what came so far, and nothing is clipped.
