@@ -62,56 +62,46 @@ class Frames(Dataset[PtychoBatch]):
 
 
 class SeededBatches(Sampler[BatchRequest]):
-    """Every epoch a new permutation of the frames, a function of (seed, epoch) alone.
+    """Every pass a new permutation of the frames, a function of (seed, number of the pass) alone.
+
+    A pass begins where the one before ended, so that one number says where a training is.
 
     Args:
         n_frames: frames to serve.
-        batch_size: frames per batch; the last batch of an epoch may be smaller.
-        seed: of the order; None serves the frames as they stand.
+        batch_size: frames per batch; the last batch of a pass may be smaller.
+        seed: of the order.
 
     Attributes:
-        epoch: number of the pass, from 0.
-        served: batches of the epoch that were handed out, 0 once all were.
-        resume_at: first batch of the next pass, for that pass only.
+        position: batches handed out so far; so the next one's number, and the optimizer step it serves.
     """
 
-    def __init__(self, n_frames: int, batch_size: int, seed: int | None) -> None:
+    def __init__(self, n_frames: int, batch_size: int, seed: int) -> None:
         self.n_frames, self.batch_size, self.seed = n_frames, batch_size, seed
-        self.epoch = self.served = self.resume_at = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
-        self.epoch = epoch
+        self.position = 0
 
     def __len__(self) -> int:
         return -(-self.n_frames // self.batch_size)
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        order = self._order()
-        first, self.resume_at = self.resume_at, 0
-        for k in range(first, len(self)):
-            self.served = (k + 1) % len(self)
-            yield BatchRequest(order[k * self.batch_size : (k + 1) * self.batch_size], self.epoch * len(self) + k)
-
-    def _order(self) -> Tensor:
-        if self.seed is None:
-            return torch.arange(self.n_frames)
-        rng = np.random.default_rng([self.seed, self.epoch])
-        return torch.from_numpy(rng.permutation(self.n_frames))
+        epoch, first = divmod(self.position, len(self))
+        order = torch.from_numpy(np.random.default_rng([self.seed, epoch]).permutation(self.n_frames))
+        for frames in order.split(self.batch_size)[first:]:
+            self.position += 1
+            yield BatchRequest(frames, self.position - 1)
 
 
 class ResumableLoader(DataLoader[PtychoBatch]):
-    """Batches of a :class:`SeededBatches`; its state lets a training that stopped within an epoch go on there."""
+    """Batches of a :class:`SeededBatches`; its state tells the Trainer that a training can go on within an epoch."""
 
     sampler: SeededBatches
 
     def state_dict(self) -> dict[str, int]:
-        """The batches that this epoch has handed out; the Trainer puts it into a checkpoint."""
-        return {"served": self.sampler.served}
+        """What a checkpoint needs to go on with the next batch."""
+        return {"position": self.sampler.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make the next pass begin behind those batches."""
-        self.sampler.resume_at = state_dict["served"]
+        """Go on where :meth:`state_dict` was taken."""
+        self.sampler.position = state_dict["position"]
 
 
 def training_loader(
@@ -128,4 +118,5 @@ def training_loader(
 
 def evaluation_loader(arrays: PtychoArrays, batch_size: int) -> DataLoader[PtychoBatch]:
     """The frames in order, without faults."""
-    return DataLoader(Frames(arrays), sampler=SeededBatches(arrays.n_frames, batch_size, None), batch_size=None)
+    batches = [BatchRequest(frames, 0) for frames in torch.arange(arrays.n_frames).split(batch_size)]
+    return DataLoader(Frames(arrays), sampler=batches, batch_size=None)

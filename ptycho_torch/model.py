@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
-from ptycho_torch.dataset import PtychoBatch
+from ptycho_torch.dataset import PtychoBatch, SeededBatches
 from ptycho_torch.generators import Generator, build_generator
 from ptycho_torch.losses import LOSSES, LossScale
 from ptycho_torch.optimizers import make_optimizer, make_scheduler
@@ -129,6 +129,12 @@ class PtychoPINN_Lightning(L.LightningModule):
             self.clipper.load_state_dict(self._clipper_state)
         self.meter = UpdateMeter(list(self.model.parameters()))
         self.trainer.should_stop = self.steps_done >= self.total_steps  # resumed where the budget was spent
+
+    def on_train_start(self) -> None:
+        """Serve the next step's frames; the Trainer restores a loader's place within an epoch only."""
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, SeededBatches):
+            sampler.position = self.steps_done
 
     def training_step(self, batch: PtychoBatch, batch_idx: int) -> None:
         """One optimizer step on all frames of ``batch``, each of the same weight, however they are split."""

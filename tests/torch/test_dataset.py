@@ -27,9 +27,9 @@ def numbered(n_frames: int, size: int = 4) -> PtychoArrays:
     )
 
 
-def epoch_of(sampler: SeededBatches, epoch: int) -> list[list[int]]:
-    sampler.set_epoch(epoch)
-    return [request.frames.tolist() for request in sampler]
+def passes(sampler: SeededBatches, n: int) -> list[list[list[int]]]:
+    """The frames of each batch of ``n`` passes."""
+    return [[request.frames.tolist() for request in sampler] for _ in range(n)]
 
 
 def flat(batches: list[list[int]]) -> list[int]:
@@ -40,49 +40,52 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 
 @pytest.mark.parametrize(("n_frames", "batch_size"), [(10, 3), (12, 4), (3, 8), (1, 1)])
-def test_every_frame_once_per_epoch_in_batches_of_which_the_last_may_be_smaller(n_frames: int, batch_size: int) -> None:
+def test_every_frame_once_per_pass_in_batches_of_which_the_last_may_be_smaller(n_frames: int, batch_size: int) -> None:
     sampler = SeededBatches(n_frames, batch_size, seed=5)
-    batches = epoch_of(sampler, 2)
-    assert sorted(flat(batches)) == list(range(n_frames))
-    assert len(batches) == len(sampler)
-    assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert len(batches[-1]) == n_frames - batch_size * (len(batches) - 1)
+    for batches in passes(sampler, 3):
+        assert sorted(flat(batches)) == list(range(n_frames))
+        assert len(batches) == len(sampler)
+        assert [len(b) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+        assert len(batches[-1]) == n_frames - batch_size * (len(batches) - 1)
 
 
-def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
-    order = flat(epoch_of(SeededBatches(20, 3, seed=5), 4))
+def test_the_order_is_a_function_of_the_seed_and_the_pass_alone() -> None:
+    orders = [flat(batches) for batches in passes(SeededBatches(20, 3, seed=5), 4)]
+    assert len({tuple(order) for order in orders}) == 4
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002  the global generator is what must not matter
-    other = SeededBatches(20, 7, seed=5)
-    epoch_of(other, 9)
-    assert flat(epoch_of(other, 4)) == order
-    assert flat(epoch_of(SeededBatches(20, 3, seed=6), 4)) != order
-    assert flat(epoch_of(SeededBatches(20, 3, seed=5), 5)) != order
+    assert [flat(batches) for batches in passes(SeededBatches(20, 7, seed=5), 4)] == orders
+    assert all(
+        flat(batches) != order for batches, order in zip(passes(SeededBatches(20, 3, seed=6), 4), orders, strict=True)
+    )
 
 
-def test_without_a_seed_the_frames_come_as_they_stand() -> None:
+def test_every_batch_knows_its_optimizer_step() -> None:
+    sampler = SeededBatches(10, 4, seed=5)
+    assert [request.step for _ in range(3) for request in sampler] == list(range(9))
+
+
+def test_an_evaluation_takes_the_frames_as_they_stand_every_time() -> None:
     loader = evaluation_loader(numbered(7), 3)
-    assert [batch.frames.tolist() for batch in loader] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert torch.cat([batch.amplitude[:, 0, 0, 0] for batch in loader]).tolist() == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_a_pass_that_was_left_early_does_not_cut_the_next() -> None:
-    loader = training_loader(numbered(9), (), 2, seed=1)
-    assert len([batch for batch, _ in zip(loader, range(2), strict=False)]) == 2
-    assert len(list(loader)) == 5
+    next(iter(loader))
+    for _ in range(2):
+        batches = list(loader)
+        assert [batch.frames.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+        assert torch.cat([batch.amplitude[:, 0, 0, 0] for batch in batches]).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_pass_goes_on_where_its_state_says() -> None:
-    whole = [batch.frames.tolist() for batch in training_loader(numbered(9), (), 2, seed=1)]
-    begun = training_loader(numbered(9), (), 2, seed=1)
-    batches = iter(begun)
-    for _ in range(3):
-        next(batches)
-    resumed = training_loader(numbered(9), (), 2, seed=1)
-    resumed.load_state_dict(begun.state_dict())
-    assert [batch.frames.tolist() for batch in resumed] == whole[3:]
-    assert [batch.frames.tolist() for batch in resumed] == whole
-    assert resumed.state_dict() == training_loader(numbered(9), (), 2, seed=1).state_dict()
+    def frames(loader: Any) -> list[list[int]]:
+        return [batch.frames.tolist() for batch in loader]
+
+    whole = training_loader(numbered(9), (), 2, seed=1)
+    first, second = frames(whole), frames(whole)
+    begun, resumed = (training_loader(numbered(9), (), 2, seed=1) for _ in range(2))
+    assert [batch.frames.tolist() for batch, _ in zip(begun, range(3), strict=False)] == first[:3]
+    resumed.load_state_dict({"position": 3})
+    assert frames(resumed) == first[3:]
+    assert frames(resumed) == second
+    assert resumed.state_dict() == whole.state_dict() == {"position": 10}
 
 
 def test_one_item_holds_all_frames_of_a_step_and_splits_into_batches() -> None:
@@ -145,7 +148,7 @@ class WhatWasServed(L.Callback):
         self.batches.append((module.steps_done, batch))
 
 
-def test_the_trainer_sets_the_epoch(toy_fit: Callable[..., Any], toy_splits: ScanSplits) -> None:
+def test_every_epoch_of_the_trainer_has_its_own_order(toy_fit: Callable[..., Any], toy_splits: ScanSplits) -> None:
     seen, train = WhatWasServed(), toy_splits.train.take(np.arange(9))
     toy_fit(callbacks=[seen], train=train, max_steps=None, epochs=3)
     orders = [torch.cat([batch.frames for _, batch in seen.batches[k : k + 3]]).tolist() for k in (0, 3, 6)]
