@@ -25,9 +25,11 @@ from matplotlib.figure import Figure
 
 from ptycho.config.algorithms import ALGORITHMS
 from ptycho.errors import InputError
+from study.arms import arms_of, median, survival_times
+from study.critical_rates import frontier, frontier_setting
 from study.statistics import kaplan_meier, performance_profile
+from study.summaries import ArmSummary
 from study.table import JUDGED, Tables
-from study.verdict import ArmSummary, arms_of, frontier, frontier_setting, median, survival_times
 
 # Okabe and Ito 2008, yellow darkened so that it shows on white, black for the control
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#8A7F00", "#7F7F7F")

@@ -22,10 +22,13 @@ import numpy as np
 import pandas as pd
 
 from ptycho.errors import InputError
+from study.arms import median
 from study.command import FINISHED, Parser, run_command
+from study.critical_rates import frontier
 from study.figures import MOST_CONDITIONS, Drawing, draw_all, labelled, p_text
+from study.summaries import ArmSummary, summarise
 from study.table import RUN_COLUMNS, Tables, collect, replacing
-from study.verdict import ArmSummary, Verdict, decide, frontier, median, summarise
+from study.verdict import Verdict, decide
 
 TEMPLATES = Path(__file__).parent / "templates"
 DPI = 150

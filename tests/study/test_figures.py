@@ -10,8 +10,8 @@ import pytest
 
 from ptycho.errors import InputError
 from study import figures
+from study.summaries import summarise
 from study.table import collect
-from study.verdict import summarise
 
 SHORT = dict(steps=24, side=12)
 

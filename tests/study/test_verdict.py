@@ -9,10 +9,12 @@ import math
 import pytest
 
 from ptycho.errors import InputError
+from study.critical_rates import frontier
 from study.report import write_report
 from study.statistics import clopper_pearson
+from study.summaries import summarise
 from study.table import collect
-from study.verdict import decide, frontier, summarise
+from study.verdict import decide
 
 INTERFACE = (
     "regime, algorithm, n, n_ok, n_plateau, n_failed, p_fail, p_fail_low, p_fail_high, p_vs_control, rmst, "
