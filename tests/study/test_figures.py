@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ptycho.config.algorithms import ALGORITHMS
 from ptycho.errors import InputError
-from study import figures
+from study import figure_data, figures, gallery
+from study.drawing import styles_of
 from study.summaries import summarise
 from study.table import collect
 
@@ -46,7 +48,7 @@ def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_st
         trace = "".join(f'{{"step": {k}, "loss": {level}}}\n' for k in range(1, 11))
         (tmp_path / "runs" / row["run_id"] / "steps.jsonl").write_text(trace)
     tables = collect(tmp_path)
-    data = figures.loss_data(tables, figures.labelled(tables))
+    data = figure_data.loss_data(tables, figure_data.labelled(tables))
     curve = {name: group["value"].unique().tolist() for name, group in data.groupby("curve")}
     assert curve["median"] == [2.0]
     assert (curve["lower quartile"], curve["upper quartile"]) == ([1.5], [2.5])
@@ -59,14 +61,14 @@ def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_st
 def test_a_spike_of_one_step_survives_the_windows():
     steps = pd.DataFrame({"run_id": "a", "step": range(1, 1001), "g": 1.0})
     steps.loc[537, "g"] = 1e4
-    assert len(figures.windowed(steps, "g")) == figures.WINDOWS
-    assert figures.windowed(steps, "g", "max")["value"].max() == 1e4
-    assert figures.windowed(steps, "g")["value"].max() == 1.0
+    assert len(figure_data.windowed(steps, "g")) == figure_data.WINDOWS
+    assert figure_data.windowed(steps, "g", "max")["value"].max() == 1e4
+    assert figure_data.windowed(steps, "g")["value"].max() == 1.0
 
 
 def test_windows_leave_infinities_out():
     steps = pd.DataFrame({"run_id": "a", "step": [1, 2, 3], "g": [1.0, np.inf, np.nan]})
-    assert figures.windowed(steps, "g")["value"].tolist() == [1.0]
+    assert figure_data.windowed(steps, "g")["value"].tolist() == [1.0]
 
 
 def test_survival_curves_reach_the_end_of_the_study(draw):
@@ -81,7 +83,7 @@ def test_the_gallery_shows_one_typical_replicate_of_every_arm(tmp_path, write_st
         for algorithm, outcome in zip(("none", "agc"), words, strict=True):
             options = dict(replicate=replicate, outcome=outcome, reconstruction=algorithm == "agc", **SHORT)
             write_run(tmp_path, regime="overload", algorithm=algorithm, **options)
-    data = figures.gallery_data(tmp_path, figures.labelled(collect(tmp_path)))
+    data = figures.gallery_data(tmp_path, figure_data.labelled(collect(tmp_path)))
     assert data["replicate"].tolist() == [2, 2]
     assert data["outcome"].tolist() == ["failed", "ok"]
     assert data["reconstruction"].tolist() == [False, True]
@@ -92,9 +94,9 @@ def test_the_gallery_shows_one_typical_replicate_of_every_arm(tmp_path, write_st
 def test_a_reconstruction_is_brought_to_the_phase_and_scale_of_the_truth():
     rng = np.random.default_rng(0)
     truth = (1 + rng.random((6, 6))) * np.exp(1j * rng.random((6, 6)))
-    shown = figures.for_display(figures.Picture((0.2 * np.exp(2j) * truth).astype(np.complex64), truth))
+    shown = gallery.for_display(gallery.Picture((0.2 * np.exp(2j) * truth).astype(np.complex64), truth))
     np.testing.assert_allclose(shown, truth, rtol=1e-5)
-    alone = figures.for_display(figures.Picture(np.exp(2j) * np.ones((3, 3)), None))
+    alone = gallery.for_display(gallery.Picture(np.exp(2j) * np.ones((3, 3)), None))
     np.testing.assert_allclose(np.angle(alone), 0, atol=1e-6)
 
 
@@ -103,14 +105,14 @@ def test_a_damaged_reconstruction_is_named(draw, tmp_path):
     (path,) = tmp_path.glob("runs/*/reconstruction.npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"reconstruction\.npz: no reconstruction can be read"):
-        figures.read_picture(path)
+        gallery.read_picture(path)
 
 
 def test_a_pickled_reconstruction_is_refused(tmp_path):
     path = tmp_path / "reconstruction.npz"
     np.savez(path, reconstruction=np.array([{}], dtype=object), weight=np.ones((1, 1)))
     with pytest.raises(InputError, match="allow_pickle=False"):
-        figures.read_picture(path)
+        gallery.read_picture(path)
 
 
 def test_frontier_is_drawn_where_rates_differ(tmp_path, write_study_json, write_run):
@@ -164,9 +166,9 @@ def test_runs_without_any_step_can_be_drawn(tmp_path, write_study_folder):
 
 
 def test_an_algorithm_looks_the_same_in_every_study():
-    alone, together = figures.styles_of(["agc"]), figures.styles_of(["none", "norm", "agc"])
+    alone, together = styles_of(["agc"]), styles_of(["none", "norm", "agc"])
     assert alone["agc"] == together["agc"]
-    assert len(set(figures.styles_of(list(figures.ALGORITHMS)).values())) == len(figures.ALGORITHMS)
-    two = figures.styles_of(["agc 0.01", "agc 0.1"])
+    assert len(set(styles_of(list(ALGORITHMS)).values())) == len(ALGORITHMS)
+    two = styles_of(["agc 0.01", "agc 0.1"])
     assert two["agc 0.01"].colour == two["agc 0.1"].colour
     assert two["agc 0.01"].dash != two["agc 0.1"].dash

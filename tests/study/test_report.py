@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.report import main, markdown, write_report
+from study.report import main, write_report
+from study.report_page import markdown
 from study.verdict import RULE
 
 ROOT = Path(__file__).resolve().parents[2]

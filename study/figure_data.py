@@ -1,0 +1,169 @@
+"""The data behind each figure of a report: long tables made from the study's tables, saved beside the pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from study.arms import arms_of, survival_times
+from study.critical_rates import frontier, frontier_setting
+from study.drawing import BASELINES
+from study.statistics import kaplan_meier, performance_profile
+from study.summaries import ArmSummary
+from study.table import JUDGED, Tables
+
+WINDOWS = 100
+QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
+
+
+def labelled(tables: Tables) -> pd.DataFrame:
+    """The runs with the names of their condition and arm, in the order of the design."""
+    frames = [arm.runs.assign(condition=arm.condition, label=arm.label) for arm in arms_of(tables.runs)]
+    return pd.concat(frames, ignore_index=True) if frames else tables.runs.assign(condition="", label="")
+
+
+def windowed(steps: pd.DataFrame, column: str, how: str = "median", most: int = WINDOWS) -> pd.DataFrame:
+    """``column`` of each run in at most ``most`` windows of steps: ``run_id, step, value``, at each window's end."""
+    width = max(1, math.ceil((steps["step"].max() if len(steps) else 1) / most))
+    last = (np.ceil(steps["step"] / width) * width).astype(int)
+    value = steps[column].replace([np.inf, -np.inf], np.nan)
+    frame = pd.DataFrame({"run_id": steps["run_id"].astype(str), "step": last, "value": value})
+    windows = frame.groupby(["run_id", "step"], sort=False, as_index=False).agg({"value": how})
+    return pd.DataFrame(windows).dropna()
+
+
+def fan(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Quartiles over the runs that did not fail, and each failed run: ``condition, label, curve, step, value``.
+
+    Only runs that went the whole way are in the quartiles, so that a curve does not mend because its bad runs end.
+    """
+    keys = ["condition", "label", "step"]
+    points = points.merge(runs[["run_id", "condition", "label", "outcome", "replicate", "failed_at_step"]], on="run_id")
+    alive = points[points["outcome"].isin(("ok", "plateau"))].groupby(keys, sort=False)["value"]
+    curves = [alive.quantile(q).reset_index().assign(curve=prefix + name) for name, q in QUARTILES.items()]
+    failed = points[points["outcome"] == "failed"]
+    curves.append(failed[[*keys, "value"]].assign(curve=prefix + "failed " + failed["replicate"].astype(str)))
+    return pd.concat(curves, ignore_index=True).reindex(columns=["condition", "label", "curve", "step", "value"])
+
+
+def deaths(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Where each failed run's curve stood at its failure, as curve ``died``."""
+    failed = runs.loc[runs["outcome"] == "failed", ["run_id", "condition", "label", "failed_at_step"]].dropna()
+    failed = failed.assign(at=failed["failed_at_step"].astype(float))
+    near = failed.merge(points, on="run_id")
+    near = near.assign(away=(near["step"] - near["at"]).abs()).sort_values("away", kind="stable")
+    near = near.drop_duplicates("run_id").drop(columns="step").rename(columns={"at": "step"})
+    return near.assign(curve="died")[["condition", "label", "curve", "step", "value"]].sort_values(["label", "step"])
+
+
+def loss_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    """Training loss as a fan, median validation loss, and the baselines (medians over the runs)."""
+    points = windowed(tables.steps, "loss")
+    parts = [fan(points, runs), deaths(points, runs), _validation(tables.evals, runs)]
+    for column, (name, *_) in BASELINES.items():
+        level = runs.groupby(["condition", "label"], sort=False)[column].median().dropna()
+        parts.append(level.rename("value").reset_index().assign(curve=name, step=0.0))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The parts that hold anything, one below the other."""
+    return pd.concat([part for part in parts if len(part)] or [parts[0]], ignore_index=True)
+
+
+def _validation(evals: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    alive = runs.loc[runs["outcome"].isin(("ok", "plateau")), ["run_id", "condition", "label"]]
+    finite = evals[np.isfinite(evals["val_loss"])]
+    points = finite.merge(alive, on="run_id").groupby(["condition", "label", "step"], sort=False, as_index=False)
+    medians: pd.DataFrame = points.agg({"val_loss": "median"})
+    return medians.rename(columns={"val_loss": "value"}).assign(curve="validation")
+
+
+def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    """Gradient norms before and after clipping as fans, and the largest norm of any run in each window."""
+    before = windowed(tables.steps, "grad_norm_preclip")
+    largest = windowed(tables.steps, "grad_norm_preclip", "max").merge(
+        runs[["run_id", "condition", "label"]], on="run_id"
+    )
+    largest = largest.groupby(["condition", "label", "step"], sort=False)["value"].max().reset_index()
+    after = fan(windowed(tables.steps, "grad_norm_postclip"), runs, "after: ")
+    after = after[~after["curve"].str.startswith("after: failed")]
+    parts = [fan(before, runs, "before: "), after, largest.assign(curve="before: largest"), deaths(before, runs)]
+    data = _joined(parts)
+    return data.loc[data["value"] > 0]
+
+
+def clipped_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean clipped fraction over all runs while they last, in at most 25 windows, and how many runs those are."""
+    points = windowed(tables.steps, "clipped_fraction", "mean", 25)
+    points = points.merge(runs[["run_id", "condition", "label"]], on="run_id")
+    grouped = points.groupby(["condition", "label", "step"], sort=False, as_index=False)
+    data = pd.DataFrame(grouped.agg(mean=("value", "mean"), n=("value", "size")))
+    place = {arm: i for i, arm in enumerate(zip(runs["condition"], runs["label"], strict=True))}
+    order = [place[arm] for arm in zip(data["condition"], data["label"], strict=True)]
+    return data.assign(order=order).sort_values(["order", "step"], ignore_index=True).drop(columns="order")
+
+
+def arms_data(arms: Sequence[ArmSummary]) -> pd.DataFrame:
+    """The arm summaries as a table."""
+    return pd.DataFrame([dataclasses.asdict(a) for a in arms], columns=[f.name for f in dataclasses.fields(ArmSummary)])
+
+
+def survival_data(runs: pd.DataFrame) -> pd.DataFrame:
+    """Kaplan-Meier curves with their pointwise 95% band, each carried on to the last step of its condition."""
+    horizon = runs.groupby("condition")["steps"].max()
+    parts = []
+    for (condition, label), arm in runs.groupby(["condition", "label"], sort=False):
+        time, failed = survival_times(arm)
+        if len(time):
+            frame = pd.DataFrame(kaplan_meier(time, failed)._asdict())
+            end = frame.iloc[[-1]].assign(time=float(horizon.loc[str(condition)]))
+            parts.append(pd.concat([frame, end]).assign(condition=str(condition), label=str(label), n=len(time)))
+    columns = ["condition", "label", "n", "time", "survival", "low", "high"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def final_loss_data(runs: pd.DataFrame, arms: Sequence[ArmSummary]) -> pd.DataFrame:
+    """Final validation loss of each judged run, with its arm's interquartile mean over the runs that did not fail."""
+    columns = ["condition", "label", "replicate", "outcome", "val_loss_final", *BASELINES]
+    points = runs.loc[runs["outcome"].isin(JUDGED), columns]
+    means = arms_data(arms)[["condition", "label", "val_loss_iqm", "val_loss_iqm_low", "val_loss_iqm_high"]]
+    return points.merge(means, on=["condition", "label"], how="left")
+
+
+def profile_data(runs: pd.DataFrame) -> pd.DataFrame:
+    """Share of runs whose final loss is at most so many times the constant object's, for 200 such multiples."""
+    judged = runs[runs["outcome"].isin(JUDGED)]
+    ratio = (judged["val_loss_final"] / judged["baseline_constant"]).where(judged["outcome"] != "failed", np.inf)
+    finite = ratio[np.isfinite(ratio) & (ratio > 0)]
+    thresholds = np.geomspace(min(0.5, finite.min()) / 1.1 if len(finite) else 0.1, 1.0, 200)
+    parts = [
+        pd.DataFrame({"condition": condition, "label": label, "threshold": thresholds})
+        .assign(share=performance_profile(ratio.loc[arm.index], thresholds))
+        for (condition, label), arm in judged.groupby(["condition", "label"], sort=False)
+        if judged["baseline_constant"].loc[arm.index].notna().any()
+    ]  # fmt: skip
+    return (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(columns=["condition", "label", "threshold", "share"])
+    )
+
+
+def frontier_data(arms: Sequence[ArmSummary], control: str) -> pd.DataFrame:
+    """Failure probability with its exact interval against the learning rate, with LR50, gain and usable band."""
+    lines = frontier(arms, control)
+    if not len(lines):
+        return lines.assign(learning_rate=[], p_fail=[], p_fail_low=[], p_fail_high=[], n=[])
+    points = arms_data(arms).assign(setting=[frontier_setting(arm) for arm in arms])
+    points = points[
+        ["setting", "label", "learning_rate", "n", "n_ok", "n_failed", "p_fail", "p_fail_low", "p_fail_high"]
+    ]
+    merged = points[points["n"] > 0].merge(lines.drop(columns="algorithm"), on=["setting", "label"])
+    place = {line: i for i, line in enumerate(zip(lines["setting"], lines["label"], strict=True))}
+    order = [place[line] for line in zip(merged["setting"], merged["label"], strict=True)]
+    return merged.assign(order=order).sort_values(["order", "learning_rate"], ignore_index=True).drop(columns="order")
