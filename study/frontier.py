@@ -8,6 +8,7 @@ rests on the runs of that rate alone, one per replicate, and holds whatever ties
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Point(NamedTuple):
     ok: int
 
 
+@functools.cache
 def fewest_failures(n: int, level: float = LEVEL) -> int:
     """Largest number of failures among ``n`` runs that shows a probability below one half; -1 if none does.
 
@@ -131,15 +133,16 @@ def describe(rate: Estimate) -> str:
 def next_rates(points: Sequence[Point], resolution: float = RESOLUTION) -> list[float]:
     """The rates to try next, at most three, in rising order; none when nothing is gained any more.
 
-    Where the lowest rate tried already fails, or the highest does not, the search goes beyond. Inside, it halves (in
-    the logarithm) the gap in which LR50 lies and the two gaps at the ends of its interval, while they are wider than
-    ``resolution``.
+    Where the lowest rate tried already fails, or the highest does not, the search goes beyond, and so it does below
+    a lowest rate at which most runs are ok, to see where the usable band begins. Inside, it halves (in the logarithm)
+    the gap in which LR50 lies and the two gaps at the ends of its interval, while they are wider than ``resolution``.
     """
     line = [p for p in sorted(points) if p.n]
     if not line:
         return []
     safe, deadly = [_is_safe(p) for p in line], [_is_deadly(p) for p in line]
-    beyond = ([line[0].rate / STRIDE] if not safe[0] else []) + ([line[-1].rate * STRIDE] if not deadly[-1] else [])
+    beyond = [line[0].rate / STRIDE] if not safe[0] or 2 * line[0].ok > line[0].n else []
+    beyond += [line[-1].rate * STRIDE] if not deadly[-1] else []
     gaps = {_prefix(safe), len(line) - _prefix(deadly[::-1]), _crossing(line)}
     inside = [
         math.sqrt(line[i - 1].rate * line[i].rate)
