@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.clipping.norms import scaled_norms
+from ptycho_torch.clipping.norms import norms_of_rows, scaled_norms
 from ptycho_torch.train_utils import clip_gradients_
 
 
@@ -93,3 +93,16 @@ def test_half_precision_norms_are_summed_in_float32() -> None:
         gradient = torch.full((70_000,), 0.01).to(dtype)
         exact = float(gradient[0]) * math.sqrt(70_000)
         assert global_norm(gradient) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_norms_without_a_look_at_them_equal_those_of_the_host(dtype: torch.dtype) -> None:
+    """The way taken on an accelerator, on numbers of the host."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(6, 3000, generator=generator).to(dtype)
+    rows[4] *= 1e20
+    blocks = [[rows], [rows[:4], rows[2:]]]
+    there, here = (norms_of_rows(lambda: iter(blocks), 2, torch.device(name)) for name in ("cuda", "cpu"))
+    assert there.shape == (2, 3 + 4)
+    assert there.dtype == torch.float64
+    torch.testing.assert_close(there, here, rtol=1e-6, atol=0)
