@@ -4,7 +4,8 @@
 
 Only ratios of medians mean anything: the machine may be busy, and every contender runs once in
 every round, in an order drawn anew, on freshly restored gradients that all need clipping. Times are
-those of the one thread (wall-clock with more threads), and device events on an accelerator. ``timm`` and ``pytorch_optimizer`` take part where installed.
+those of the one thread (wall-clock with more threads), and device events on an accelerator. ``timm``
+and ``pytorch_optimizer`` take part where they are installed.
 """
 
 from __future__ import annotations
