@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ptycho.config.algorithms import ALGORITHMS
 
@@ -123,10 +124,11 @@ def axis_names(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
 
 
 def log_axis(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis; within two decades also at 2 and 5."""
-    axis.set_major_formatter(lambda v, _: f"{v:g}")
+    """Plain numbers on a logarithmic axis; within two decades also at 2 and 5, beyond them no minor ticks."""
     near = low > 0 and high / low < 100
-    axis.set_minor_formatter(lambda v, _: f"{v:g}" if near and f"{v:e}"[0] in "25" else "")
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)) if near else NullLocator())
+    axis.set_minor_formatter("{x:g}")
 
 
 def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:

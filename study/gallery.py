@@ -10,10 +10,15 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ptycho.alignment import align, fit_tilt, phase_tilt
 from ptycho.errors import InputError
 from study.drawing import plain, styled
+
+WELL_SEEN = 0.2  # of the largest weight: the picture's rim saw too little light to show anything
+PARTS: Mapping[str, Callable[..., np.ndarray]] = {"amplitude": np.abs, "phase / rad": np.angle}
 
 
 class Picture(NamedTuple):
@@ -33,7 +38,7 @@ def read_picture(path: Path) -> Picture:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             image, weight = file["reconstruction"].astype(np.complex64), file["weight"]
             truth = file["truth"].astype(np.complex64) if "truth" in file else None
-        seen = weight >= 0.1 * weight.max()
+        seen = weight >= WELL_SEEN * weight.max()
         image[~seen] = np.nan
         box = np.ix_(seen.any(axis=1), seen.any(axis=0))
         return Picture(image[box], None if truth is None else truth[box])
@@ -44,17 +49,20 @@ def read_picture(path: Path) -> Picture:
 
 
 def for_display(picture: Picture) -> np.ndarray:
-    """The image with its global phase, and with a truth its scale, brought to the truth's (else to phase zero)."""
+    """(H, W) complex: the image without what diffraction cannot tell.
+
+    With a truth it is brought to the truth's phase, tilt and scale, as where it is scored; without one its own phase
+    is levelled and turned to zero. What was not seen stays NaN.
+    """
     image, truth = picture
     good = np.isfinite(image)
-    if not good.any():
-        return image
-    if truth is None:
-        turn = np.sum(image[good])
-        return np.asarray(image * np.exp(-1j * np.angle(turn)))
-    inner = np.sum(np.conj(image[good]) * truth[good])
-    scale = np.abs(truth[good]).mean() / max(np.abs(image[good]).mean(), np.finfo(np.float32).tiny)
-    return np.asarray(image * scale * np.exp(1j * np.angle(inner)))
+    known = np.where(good, image, 0)
+    if truth is not None:
+        shown = align(known, truth)
+    else:
+        level = known * phase_tilt(known.shape, -fit_tilt(known.astype(np.complex128)))
+        shown = level * np.exp(-1j * np.angle(level.sum()))
+    return np.where(good, shown, np.nan)
 
 
 def gallery_data(out: Path, runs: pd.DataFrame) -> pd.DataFrame:
@@ -88,29 +96,36 @@ def gallery(data: pd.DataFrame, out: Path) -> Figure:
     truth = next((p.truth for p in pictures if p is not None and p.truth is not None), None)
     if truth is not None:
         columns.insert(0, ("truth", truth))
-    figure = Figure(figsize=(1.55 * len(columns) + 0.7, 3.5), layout="constrained")
+    return _draw(columns, truth)
+
+
+def _draw(columns: Sequence[tuple[str, np.ndarray | None]], truth: np.ndarray | None) -> Figure:
+    """``columns``: a title and a picture each; the truth, where there is one, sets the grey scale."""
+    side = min(3.2, max(1.55, 6.4 / len(columns)))
+    figure = Figure(figsize=(side * len(columns) + 0.7, 2 * side + 0.4), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False)
-    rows: tuple[tuple[str, Callable[..., np.ndarray], str], ...] = (
-        ("amplitude", np.abs, "gray"),
-        ("phase / rad", np.angle, "cividis"),
-    )
-    for row, (name, part, colours) in enumerate(rows):
+    for row, (name, part) in zip(axes, PARTS.items(), strict=True):
         images = [None if image is None else part(image) for _, image in columns]
         low, high = _limits([part(truth)] if truth is not None else [i for i in images if i is not None])
-        for ax, image, (title, _) in zip(axes[row], images, columns, strict=True):
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            if image is None:
-                ax.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=7, transform=ax.transAxes)
-                ax.set_box_aspect(1)
-            else:
-                ax.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-            if row == 0:
-                ax.set_title(title, fontsize=7)
-        axes[row][0].set_ylabel(name)
-        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high), colours)
-        figure.colorbar(scale, ax=list(axes[row]), shrink=0.9, pad=0.01)
+        for ax, image in zip(row, images, strict=True):
+            _panel(ax, image, low, high)
+        row[0].set_ylabel(name)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high), "gray")
+        figure.colorbar(scale, ax=list(row), shrink=0.9, pad=0.01)
+    for ax, (title, _) in zip(axes[0], columns, strict=True):
+        ax.set_title(title, fontsize=7)
     return figure
+
+
+def _panel(ax: Axes, image: np.ndarray | None, low: float, high: float) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    if image is None:
+        ax.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=7, transform=ax.transAxes)
+        ax.set_box_aspect(1)
+    else:
+        ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
 
 
 def _gallery_title(run: Mapping[Any, Any]) -> str:

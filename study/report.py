@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ptycho.errors import InputError
 from study.command import FINISHED, Parser, run_command
@@ -86,11 +87,21 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_png(figure: Figure) -> bytes:
+    """A figure as PNG. Its layout is found first, without the whole extra drawing that Matplotlib would spend on it."""
+    figure.set_dpi(DPI)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def save_figure(folder: Path, drawing: Drawing) -> dict[str, Any]:
     """Save a figure as PNG and its data as CSV; what the page needs of it, with the picture inline."""
-    buffer = io.BytesIO()
-    drawing.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    png = buffer.getvalue()
+    png = to_png(drawing.figure)
     with replacing(folder / f"{drawing.name}.png") as temporary:
         temporary.write_bytes(png)
     with replacing(folder / f"{drawing.name}.csv") as temporary:

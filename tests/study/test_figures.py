@@ -91,13 +91,34 @@ def test_the_gallery_shows_one_typical_replicate_of_every_arm(tmp_path, write_st
     assert texts == ["nothing to show"] * 2
 
 
-def test_a_reconstruction_is_brought_to_the_phase_and_scale_of_the_truth():
+def test_a_reconstruction_is_brought_to_the_phase_tilt_and_scale_of_the_truth():
     rng = np.random.default_rng(0)
     truth = (1 + rng.random((6, 6))) * np.exp(1j * rng.random((6, 6)))
-    shown = gallery.for_display(gallery.Picture((0.2 * np.exp(2j) * truth).astype(np.complex64), truth))
-    np.testing.assert_allclose(shown, truth, rtol=1e-5)
-    alone = gallery.for_display(gallery.Picture(np.exp(2j) * np.ones((3, 3)), None))
+    tilt = np.exp(1j * (0.3 * np.arange(6)[:, None] - 0.1 * np.arange(6)))
+    image = (0.2 * np.exp(2j) * tilt * truth).astype(np.complex64)
+    image[0, 0] = np.nan
+    shown = gallery.for_display(gallery.Picture(image, truth))
+    assert np.isnan(shown[0, 0])
+    np.testing.assert_allclose(shown.ravel()[1:], truth.ravel()[1:], rtol=1e-3)
+
+
+def test_without_a_truth_the_phase_is_levelled():
+    tilt = np.exp(1j * (0.3 * np.arange(8)[:, None] - 0.1 * np.arange(8)))
+    alone = gallery.for_display(gallery.Picture(np.exp(2j) * tilt, None))
     np.testing.assert_allclose(np.angle(alone), 0, atol=1e-6)
+    void = gallery.for_display(gallery.Picture(np.full((4, 4), np.nan + 0j), None))
+    assert np.isnan(void).all()
+
+
+def test_a_picture_shows_only_what_was_well_seen(tmp_path):
+    weight = np.zeros((9, 9), np.float32)
+    weight[2:7, 1:8] = 1.0
+    weight[2:7, 0] = 0.1
+    weight[4, 4] = 0.1
+    np.savez(tmp_path / "r.npz", reconstruction=np.ones((9, 9), np.complex64), weight=weight)
+    picture = gallery.read_picture(tmp_path / "r.npz")
+    assert picture.image.shape == (5, 7)
+    assert np.argwhere(np.isnan(picture.image)).tolist() == [[2, 3]]
 
 
 def test_a_damaged_reconstruction_is_named(draw, tmp_path):
