@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import itertools
 import json
 import math
 import sys
@@ -27,6 +28,7 @@ from study.figures import draw_all
 from study.report_page import render, report_context
 from study.summaries import ArmSummary, summarise
 from study.table import Tables, collect, replacing
+from study.tracking_uri import resolve_tracking_uri, sqlite_file
 from study.verdict import Verdict, decide
 
 DPI = 150
@@ -113,30 +115,55 @@ def save_figure(folder: Path, drawing: Drawing) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def study_folder(name: str) -> Path:
-    """The folder of the study that ``name`` stands for.
+def study_folder(source: str, tracking_uri: str | None = None) -> Path:
+    """The study that ``source`` names: its folder, or a folder made anew from what MLflow has of it.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: neither a folder nor a study in the store, or a store that cannot be used.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        raise InputError(f"study: {name!r} is no folder; allowed: a folder that a study has written")
-    return folder
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    uri = resolve_tracking_uri(tracking_uri)
+    file = sqlite_file(uri)
+    if len(folder.parts) != 1 or (file is not None and not file.exists()):
+        where = "" if len(folder.parts) != 1 else f", and {file} is no MLflow store"
+        raise InputError(
+            f"study: {source!r} is no folder{where}; allowed: a folder that a study has written, or an experiment"
+        )
+    from study.tracking import fetch_study  # loads MLflow, which takes seconds
+
+    return fetch_study(source, uri, unused(Path("results") / source))
 
 
-def parse(arguments: Iterable[str] | None) -> str:
-    """The study named on the command line."""
+def unused(folder: Path) -> Path:
+    """``folder``, or with a number behind it where there is something by that name.
+
+    >>> unused(Path("no/such/folder")).name
+    'folder'
+    """
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+
+
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(prog="python -m study.report", description="Write a study's report again; trains nothing.")
-    parser.add_argument("study", metavar="DIR_OR_EXPERIMENT", help="folder of the study")
-    return str(parser.parse_args(None if arguments is None else list(arguments)).study)
+    parser.add_argument(
+        "study",
+        metavar="DIR_OR_EXPERIMENT",
+        help="folder of the study; or the name of an MLflow experiment, whose latest study is fetched into results/",
+    )
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: as of the study's command)")
+    return parser
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """``python -m study.report``: 0 when the report stands, 2 on bad input."""
 
     def body() -> int:
-        sys.stdout.write(f"{write_report(study_folder(parse(arguments)))}\n")
+        given = build_parser().parse_args(None if arguments is None else list(arguments))
+        sys.stdout.write(f"{write_report(study_folder(given.study, given.tracking_uri))}\n")
         return FINISHED
 
     return run_command(body)

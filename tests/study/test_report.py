@@ -218,8 +218,13 @@ def test_command_prints_the_path_and_writes_the_report(tmp_path, write_study_fol
     [
         (
             ["/no/such/folder"],
-            "error: study: '/no/such/folder' is no folder; allowed: a folder that a study has written",
+            "error: study: '/no/such/folder' is no folder; allowed: a folder that a study has written, or an experiment",
         ),
+        (
+            ["none", "--tracking-uri", "sqlite:////no/such/store.db"],
+            "error: study: 'none' is no folder, and /no/such/store.db is no MLflow store; allowed: ",
+        ),
+        (["none", "--tracking-uri", "ftp://x"], "error: --tracking-uri: 'ftp://x' is of unknown kind 'ftp'"),
         ([], "error: the following arguments are required: DIR_OR_EXPERIMENT"),
         ([str(ROOT / "study")], f"error: {ROOT / 'study'}: no study.json there"),
     ],

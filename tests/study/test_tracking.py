@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 from ptycho.errors import InputError
+from study.report import write_report
 from study.shipping import Shipper
 from study.table import collect
 from study.tracking import Tracker, TrackingError, fetch_study, worker_environment
@@ -392,6 +393,30 @@ def test_a_study_is_rebuilt_from_the_store(study: Study, tmp_path: Path) -> None
         fetch_study("nothing", study.uri, tmp_path / "nothing")
 
 
+def test_the_report_is_written_from_an_experiment(study: Study, tmp_path: Path) -> None:
+    folders = [
+        study.run(k, word, algorithm) for k in range(2) for algorithm, word in {"none": "failed", "agc": "ok"}.items()
+    ]
+    tracker = study.open()
+    assert all(tracker.ship(folder) for folder in folders)
+    first = write_report(study.out).read_text()
+    assert tracker.finish_study("finished", [], study_artifacts(study.out))
+    environment = os.environ | {"MLFLOW_TRACKING_URI": study.uri, "PYTHONPATH": str(ROOT)}
+    for name, arguments in (("stability-shootout", ["--", EXPERIMENT]), ("stability-shootout-2", [EXPERIMENT])):
+        done = subprocess.run(
+            [sys.executable, "-m", "study.report", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        report = tmp_path / done.stdout.strip()
+        assert report == tmp_path / "results" / name / "report.html"
+        assert report.read_text() == first
+
+
 class Server:
     """A real tracking server on a free port, which a test stops and starts again."""
 
@@ -488,7 +513,7 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
 ) -> None:
     study = Study(tmp_path / "toy", server.uri, write_run, write_study_json)
     tracker = study.open()
-    shipper = Shipper(tracker, study.out / "runs", interval_s=0.1).start()
+    shipper = Shipper(tracker, study.out, interval_s=0.1).start()
     study.run(0)
     wait_until(lambda: (note := load_note(study.out / "runs" / "overload-agc---0")) is not None and note.complete)
     server.stop()
