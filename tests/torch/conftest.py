@@ -116,7 +116,7 @@ def toy_fit(toy_splits: ScanSplits):
         ckpt_path: Path | None = None,
         **settings: Any,
     ) -> Fit:
-        config = TrainingConfig(**{"batch_size": 4, "max_steps": 3, "eval_every": 1000, **settings})
+        config = TrainingConfig(**{"batch_size": 4, "max_steps": 3, "eval_every": 1000, "device": "cpu", **settings})
         sizes = {k: v for k, v in TOY_RUN.items() if k in ModelConfig.__dataclass_fields__}
         frames = toy_splits.train if train is None else train
         steps = training_loader(frames, faults, config.batch_size, 7, config.accumulate_grad_batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,14 @@ from ptycho.config.algorithms import ALGORITHMS
 from ptycho.faults import inject, parse_fault
 from ptycho_torch.config_params import ModelConfig
 from ptycho_torch.dataset import training_loader
+from ptycho_torch.generators import NETWORKS
 from ptycho_torch.losses import LOSSES, LossScale
 from ptycho_torch.model import build_model
 from ptycho_torch.optimizers import warmup_cosine
 
 ToyFit = Callable[..., Any]
 TOY = ModelConfig(N=16, fno_width=4, fno_modes=3, fno_blocks=2)
+TINY = {"architecture": "fno_vanilla", "fno_blocks": 1, "fno_width": 2}
 PLAIN_SGD: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1}
 
 
@@ -212,14 +215,14 @@ def test_a_plateau_lowers_the_rate_after_its_patience(toy_fit: ToyFit) -> None:
 
 @pytest.mark.parametrize("steps", [1, 16, 17, 18, 40])
 def test_a_budget_of_steps_is_met_exactly(toy_fit: ToyFit, steps: int) -> None:
-    fit = toy_fit(max_steps=steps, epochs=1)
+    fit = toy_fit(max_steps=steps, epochs=1, network=TINY)
     assert fit.module.steps_done == fit.trainer.global_step == len(fit.sink.steps) == steps
 
 
 @pytest.mark.parametrize(("epochs", "accumulate", "steps"), [(1, 1, 17), (2, 1, 34), (2, 2, 18), (3, 4, 15)])
 def test_a_budget_of_epochs_is_met_exactly(toy_fit: ToyFit, epochs: int, accumulate: int, steps: int) -> None:
     """65 frames in batches of 4: 17 batches an epoch."""
-    fit = toy_fit(max_steps=None, epochs=epochs, accumulate_grad_batches=accumulate)
+    fit = toy_fit(max_steps=None, epochs=epochs, accumulate_grad_batches=accumulate, network=TINY)
     assert fit.module.steps_done == fit.module.total_steps == len(fit.sink.steps) == steps
     assert fit.trainer.current_epoch == epochs
 
@@ -230,6 +233,16 @@ def test_nothing_is_logged_through_lightning(toy_fit: ToyFit) -> None:
 
 
 # half precision, and steps that are left out
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_trains(toy_fit: ToyFit, name: str, loss: str, precision: str) -> None:
+    fit = toy_fit(network={"architecture": name}, torch_loss_mode=loss, precision=precision)
+    assert all(math.isfinite(value) for record in fit.sink.steps for value in dataclasses.asdict(record).values())
+    assert all(record.update_ratio > 0 for record in fit.sink.steps)
+    assert all(p.isfinite().all() for p in fit.module.parameters())
 
 
 @pytest.mark.parametrize(("algorithm", "threshold"), [("norm", 0.1), ("value", 1e-3), ("agc_unit", 0.01)])
