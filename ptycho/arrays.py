@@ -46,7 +46,9 @@ class PtychoArrays:
     def __post_init__(self) -> None:
         b, c, n, n2 = self.amplitude.shape if self.amplitude.ndim == 4 else (0, 0, 0, -1)
         if n != n2:
-            raise InputError(f"{self.name}: amplitude has shape {self.amplitude.shape}; allowed: (frames, channels, N, N)")
+            raise InputError(
+                f"{self.name}: amplitude has shape {self.amplitude.shape}; allowed: (frames, channels, N, N)"
+            )
         if self.positions_px.shape != (b, c, 2):
             raise InputError(
                 f"{self.name}: positions have shape {self.positions_px.shape}; {b} frames of {c} need {(b, c, 2)}"
