@@ -109,8 +109,9 @@ def clipped_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def arms_data(arms: Sequence[ArmSummary]) -> pd.DataFrame:
-    """The arm summaries as a table."""
-    return pd.DataFrame([dataclasses.asdict(a) for a in arms], columns=[f.name for f in dataclasses.fields(ArmSummary)])
+    """The arm summaries as a table, without their runs."""
+    columns = [f.name for f in dataclasses.fields(ArmSummary) if f.name != "run_ids"]
+    return pd.DataFrame([dataclasses.asdict(a) for a in arms], columns=columns)
 
 
 def survival_data(runs: pd.DataFrame) -> pd.DataFrame:

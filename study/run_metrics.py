@@ -142,19 +142,33 @@ ARM = (
 )
 
 
+def arm_name(arm: Mapping[str, Any]) -> str:
+    """``<regime>/<algorithm>``, each with what else tells the arm apart: rate, architecture, depth; threshold.
+
+    >>> arm_name({"condition": "frontier · rate 0.3", "label": "agc 0.01"})
+    'frontier · rate 0.3/agc 0.01'
+    """
+    return f"{arm.get('condition') or arm['regime']}/{arm.get('label') or arm['algorithm']}"
+
+
 def arm_metrics(arms: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """``arm/<regime>/<algorithm>/<number>`` for the numbers of every arm, and failures over all regimes."""
+    """``arm/<arm>/<number>`` for the numbers of every arm; ``arm/<algorithm>/p_fail`` over all conditions.
+
+    An algorithm under several thresholds has one such probability for each, too, under its label.
+    """
     metrics: dict[str, float] = {}
     pooled: dict[str, list[float]] = {}
     for arm in arms:
-        algorithm, name = metric_name(arm["algorithm"]), metric_name(f"{arm['regime']}/{arm['algorithm']}")
+        name = metric_name(arm_name(arm))
         metrics |= {f"arm/{name}/{k}": float(arm[k]) for k in ARM if is_number(arm.get(k))}
-        counts = pooled.setdefault(algorithm, [0.0, 0.0])
-        counts[0] += float(arm.get("n_failed") or 0)
-        counts[1] += float(arm.get("n") or 0)
+        for group in {metric_name(arm["algorithm"]), metric_name(arm.get("label") or arm["algorithm"])}:
+            counts = pooled.setdefault(group, [0.0, 0.0])
+            counts[0] += float(arm.get("n_failed") or 0)
+            counts[1] += float(arm.get("n") or 0)
     return metrics | {f"arm/{a}/p_fail": failed / n for a, (failed, n) in pooled.items() if n}
 
 
 def metric_name(text: str) -> str:
     """``text`` with every character that MLflow refuses in a metric's name replaced."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in str(text))
+    words = str(text).replace(" · ", "/")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in words)

@@ -43,7 +43,7 @@ class ArmSummary:
     The conditional quality columns (``val_loss_iqm``, ``amp_ssim_median``) hold for the runs that did not fail;
     the columns ``..._all`` and ``val_loss_median`` count a failed run at the loss of the constant object, which
     is also the worst that any run is given. ``rmst`` is the mean number of steps survived out of ``horizon``.
-    ``cost_ratio`` is the arm's ``val_loss_median`` over the control's, over pairs.
+    ``run_ids`` are all its runs. ``cost_ratio`` is the arm's ``val_loss_median`` over the control's, over pairs.
     """
 
     regime: str
@@ -88,6 +88,7 @@ class ArmSummary:
     amp_ssim_median: float
     phase_ssim_median: float
     clipped_fraction_median: float
+    run_ids: tuple[str, ...]
 
 
 def summarise(tables: Tables) -> list[ArmSummary]:
@@ -123,6 +124,7 @@ def _summaries(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list
             p_logrank=float(corrected_logrank[i]),
             rmst=restricted_mean_survival(*survival_times(arm.runs), horizon),
             horizon=horizon,
+            run_ids=tuple(arm.runs["run_id"]),
         )
         for i, arm in enumerate(arms)
     ]

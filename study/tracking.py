@@ -29,6 +29,7 @@ import psutil
 from ptycho.errors import InputError
 from study.run_metrics import (
     arm_metrics,
+    arm_name,
     eval_points,
     final_metrics,
     first_finite,
@@ -200,13 +201,15 @@ class Tracker:
         Returns:
             Whether the store took it all; if not, ``python -m study.sync`` sends it later.
         """
-        write_note(self.out, self._study_note(finished=ending))
+        with contextlib.suppress(OSError):  # of a full disk, the store shall hear all the same
+            write_note(self.out, self._study_note(finished=ending))
         try:
             with _deferring():
                 at = now_ms()
                 metrics = [Metric(k, v, at, 0) for k, v in arm_metrics(arms).items()]
                 self._send_metrics(self._parent, metrics)
                 self._send_tags(self._parent, {"mlflow.note.content": describe_study(self._study, arms)})
+                self._group_children(arms)
                 for path in artifacts:
                     inside = path.resolve().relative_to(self.out.resolve()).parent.as_posix()
                     self._client.log_artifact(self._parent, str(path), None if inside == "." else inside)
@@ -219,6 +222,16 @@ class Tracker:
         return True
 
     # parent
+
+    def _group_children(self, arms: Sequence[Mapping[str, Any]]) -> None:
+        """Tell arms of one regime and algorithm apart, now that it is known in what they differ."""
+        named = {run_id: arm_name(arm) for arm in arms for run_id in arm.get("run_ids", ())}
+        for run in _search(self._client, self._experiment_id, _children_of(self._parent)):
+            name = named.get(run.data.tags.get("study.run_id", ""))
+            if name and name != run.data.tags.get(ARM_TAG):
+                self._client.set_tag(run.info.run_id, ARM_TAG, name)
+        state = view_state(self._parent, list(dict.fromkeys(named.values())) or arms_of(self._study))
+        self._client.set_experiment_tag(self._experiment_id, VIEW_TAG, state)
 
     def _end_children(self) -> None:
         """End what no training will end any more: the children of attempts that were given up."""

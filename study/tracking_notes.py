@@ -106,14 +106,15 @@ def describe_study(study: Mapping[str, Any], arms: Iterable[Mapping[str, Any]] =
         lines += ["", f"`{study['command']}`"]
     rows = [_arm_row(arm) for arm in arms]
     if rows:
-        head = ["regime", "algorithm", "runs", "failed", "P(fail)", "95 % interval"]
+        head = ["condition", "arm", "runs", "failed", "P(fail)", "95 % interval"]
         lines += ["", f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *rows, "", "See `report.html` below."]
     return "\n".join(lines)
 
 
 def _arm_row(arm: Mapping[str, Any]) -> str:
     interval = f"{_number(arm.get('p_fail_low'))} to {_number(arm.get('p_fail_high'))}"
-    cells = [arm.get("regime"), arm.get("algorithm"), arm.get("n"), arm.get("n_failed"), _number(arm.get("p_fail"))]
+    names = [arm.get("condition") or arm.get("regime"), arm.get("label") or arm.get("algorithm")]
+    cells = [*names, arm.get("n"), arm.get("n_failed"), _number(arm.get("p_fail"))]
     return f"| {' | '.join(str(c) for c in cells)} | {interval} |"
 
 

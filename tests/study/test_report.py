@@ -218,7 +218,7 @@ def test_command_prints_the_path_and_writes_the_report(tmp_path, write_study_fol
     [
         (
             ["/no/such/folder"],
-            "error: study: '/no/such/folder' is no folder; allowed: a folder that a study has written, or an experiment",
+            "error: study: '/no/such/folder' is no folder; allowed: a folder that a study has written, or an",
         ),
         (
             ["none", "--tracking-uri", "sqlite:////no/such/store.db"],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric_name
 
 from study.run_metrics import (
     EVALS,
@@ -25,6 +28,8 @@ from study.run_metrics import (
     windows,
 )
 from study.run_trace import Record, all_records, read_records, restore_trace, write_trace
+from study.summaries import summarise
+from study.table import collect
 from study.tracking_view import SECTIONS, view_state
 
 numbers = st.one_of(st.floats(), st.just(None), st.just("x"))
@@ -118,6 +123,26 @@ def test_arm_metrics_pool_the_regimes() -> None:
     assert metrics["arm/a/agc/p_fail"] == 0.25
     assert metrics["arm/b _50__/agc/n_failed"] == 3
     assert not any(key.endswith(("rmst", "verdict", "made_up")) for key in metrics)
+
+
+def test_arms_that_differ_in_anything_keep_numbers_of_their_own(
+    tmp_path: Path, write_run: Callable[..., Any], write_study_json: Callable[..., None]
+) -> None:
+    write_study_json(tmp_path, ["frontier"], ["none", "agc"])
+    varied = itertools.product((0.1, 1.0), ("hybrid", "fno"), (0.01, 0.1))
+    for rate, architecture, threshold in varied:
+        write_run(
+            tmp_path, regime="frontier", algorithm="agc", replicate=0, outcome="ok", steps=10, reconstruction=False,
+            learning_rate=rate, architecture=architecture, threshold=threshold, suffix=f"{architecture}{threshold}",
+        )  # fmt: skip
+    arms = [dataclasses.asdict(arm) for arm in summarise(collect(tmp_path))]
+    metrics = arm_metrics(arms)
+    names = [name.removesuffix("/n_ok") for name in metrics if name.endswith("/n_ok")]
+    assert len(names) == len(arms) == 8
+    assert "arm/frontier/fno/rate 0.1/agc 0.01" in names
+    assert "arm/agc 0.1/p_fail" in metrics
+    for name in metrics:
+        _validate_metric_name(name)
 
 
 def test_only_whole_lines_with_a_step_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.server
 import json
 import math
@@ -26,6 +27,7 @@ import pytest
 from ptycho.errors import InputError
 from study.report import write_report
 from study.shipping import Shipper
+from study.summaries import summarise
 from study.table import collect
 from study.tracking import Tracker, TrackingError, fetch_study, worker_environment
 from study.tracking_notes import load_note, study_artifacts
@@ -144,6 +146,23 @@ def test_a_study_arrives_whole(study: Study) -> None:
     uploaded = {f.path for f in study.client.list_artifacts(study.parent)}
     assert uploaded == {"figures", "report.html", "study.json"}
     assert [f.path for f in study.client.list_artifacts(study.parent, "figures")] == ["figures/loss.png"]
+
+
+def test_arms_of_one_algorithm_are_told_apart_once_all_is_known(study: Study) -> None:
+    for rate in (0.1, 1.0):
+        for threshold in (0.01, 0.1):
+            study.run(learning_rate=rate, threshold=threshold, suffix=str(threshold), reconstruction=False)
+    tracker = study.open()
+    assert all(tracker.ship(folder) for folder in (study.out / "runs").iterdir())
+    assert {r.data.tags["arm"] for r in study.children()} == {"overload/agc"}
+    arms = [dataclasses.asdict(arm) for arm in summarise(collect(study.out))]
+    assert tracker.finish_study("finished", arms, [])
+    names = {f"overload · rate {rate}/agc {threshold}" for rate in ("0.1", "1") for threshold in (0.01, 0.1)}
+    assert {r.data.tags["arm"] for r in study.children()} == names
+    view = json.loads(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
+    assert view["groupsExpanded"] == {f"tag.arm.{name}": False for name in names}
+    metrics = study.client.get_run(study.parent).data.metrics
+    assert metrics["arm/overload/rate 0.1/agc 0.01/n"] == 1
 
 
 def test_a_child_says_what_was_realised_and_how_it_ended(study: Study) -> None:
