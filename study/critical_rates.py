@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from study.findings import listed
-from study.frontier import Point, critical_rate, describe, gain, usable_band
+from study.frontier import Point, critical_rate, describe, gain, ranks, usable_band
 from study.statistics import Estimate
 from study.summaries import ArmSummary
 
@@ -71,9 +72,14 @@ def frontier_headline(lines: pd.DataFrame, control: str) -> str:
 
 
 def frontier_sentences(lines: pd.DataFrame) -> list[str]:
-    """The critical rates of every setting."""
-    return [
-        f"{setting}: half of the runs fail at a learning rate of "
-        f"{listed([f'{row.lr50_text} with {row.label}' for row in rows.itertuples()])}."
-        for setting, rows in lines.groupby("setting", sort=False)
-    ]
+    """The critical rates of every setting, and their order as far as it is shown."""
+    sentences = []
+    for setting, rows in lines.groupby("setting", sort=False):
+        told = [f"{row.lr50_text} with {row.label}" for row in rows.itertuples()]
+        sentences.append(f"{setting}: half of the runs fail at a learning rate of {listed(told)}.")
+        bounds = zip(*(rows[key].astype(float) for key in ("lr50", "lr50_low", "lr50_high")), strict=True)
+        groups = ranks(dict(zip(rows["label"].astype(str), itertools.starmap(Estimate, bounds), strict=True)))
+        if len(groups) > 1:
+            order = " < ".join(" = ".join(sorted(group)) for group in groups)
+            sentences.append(f"{setting}: critical rates in order, = where they are not told apart: {order}.")
+    return sentences

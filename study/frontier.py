@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,27 @@ def gain(rate: Estimate, control: Estimate) -> Estimate:
     down = math.hypot(_decades(rate.low, rate.value), _decades(control.value, control.high))
     up = math.hypot(_decades(rate.value, rate.high), _decades(control.low, control.value))
     return Estimate(value, value * 10**-down, value * 10**up if up < math.inf else math.inf)
+
+
+def ranks(rates: Mapping[str, Estimate]) -> list[list[str]]:
+    """Names in groups of rising LR50; those of one group are not told apart, as their gain may be 1.
+
+    A rate that was never bracketed is ranked by the bounds that it has; one without any is left out.
+    """
+    placed = sorted((place, name) for name, rate in rates.items() if (place := _place(rate)) > 0)
+    groups: list[list[str]] = []
+    for _, name in placed:
+        if groups and not all(gain(rates[name], rates[other]).low > 1 for other in groups[-1]):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def _place(rate: Estimate) -> float:
+    if not math.isnan(rate.value):
+        return rate.value
+    return rate.low if rate.low > 0 else rate.high if rate.high < math.inf else 0.0
 
 
 def _decades(low: float, high: float) -> float:

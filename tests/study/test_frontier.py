@@ -18,6 +18,7 @@ from study.frontier import (
     fewest_failures,
     gain,
     next_rates,
+    ranks,
     usable_band,
 )
 from study.statistics import Estimate
@@ -96,6 +97,15 @@ def test_gain_by_hand():
 def test_gain_of_a_rate_that_was_never_reached():
     found = gain(critical_rate(line(0, 0, 0, 0, 0, 0)), critical_rate(line(0, 6, 6, 6, 6, 6)))
     assert describe(found) == "above 100"
+
+
+def test_ranks_tell_apart_only_what_is_shown():
+    rates = {
+        "far": Estimate(2.6, 1.0, 5.6), "near": Estimate(2.4, 1.0, 3.2), "low": Estimate(0.06, 0.03, 0.1),
+        "beyond": Estimate(math.nan, 100.0, math.inf), "unknown": Estimate(math.nan, 0.0, math.inf),
+    }  # fmt: skip
+    assert ranks(rates) == [["low"], ["near", "far"], ["beyond"]]
+    assert ranks({"unbounded": Estimate(1.0, 0.0, math.inf), "low": rates["low"]}) == [["low", "unbounded"]]
 
 
 def test_usable_band_by_hand():
