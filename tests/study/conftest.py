@@ -7,7 +7,9 @@ that of a constant object and its gradient dies, a plateau stays at the mean pat
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,18 @@ def _write_study_json() -> Callable[..., None]:
 def default_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four regimes, five algorithms, eight replicates, with the outcomes of the prototype; read-only."""
     return write_study_folder(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser without a window. Where there is none, tests that need it are skipped, except in CI."""
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found and os.environ.get("CI") != "true":
+        pytest.skip("no chromium on this machine")
+    assert found, "CI has to have chromium"
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
