@@ -78,17 +78,18 @@ def seed_agc(parameters: Sequence[Tensor], clip_factor: float = 0.01, eps: float
             p.grad.data.mul_(bound / norm)  # type: ignore[union-attr]
 
 
-def per_tensor_norms(parameters: Sequence[Tensor]) -> list[float]:
-    """Norms as a plain logger takes them."""
-    return [float(p.grad.norm(2)) for p in parameters]  # type: ignore[union-attr]
+def global_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Norm of the tensors' norms."""
+    return torch.stack([p.grad.norm(2) for p in parameters]).norm(2)  # type: ignore[union-attr]
 
 
 def seed_logged(parameters: Sequence[Tensor]) -> None:
-    """Clip and log in the plain way: norms of every layer and of all before, clip, norm of all after."""
-    per_tensor_norms(parameters)
-    torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
+    """Clip and log in the plain way: the norm of each tensor and of all before, clip, the norm of all after."""
+    for p in parameters:
+        float(p.grad.norm(2))  # type: ignore[union-attr]
+    float(global_norm(parameters))
     seed_agc(parameters)
-    torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
+    float(global_norm(parameters))
 
 
 def floor(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> None:

@@ -126,7 +126,7 @@ def spiky_training(model: nn.Module, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     size = 1.0 + 0.2 * float(torch.randn((), generator=generator)) + (20.0 if step % 7 == 6 else 0.0)
     raw = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in model.parameters()]
-    norm = torch.nn.utils.get_total_norm(raw)
+    norm = torch.stack([g.norm() for g in raw]).norm()
     for p, g in zip(model.parameters(), raw, strict=True):
         p.grad = g * (size / norm)
 
