@@ -23,7 +23,7 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test,peers]' --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps timm --constraint constraints.txt # as a whole it wants torchvision
+	$(BIN)/python -m pip install --quiet --no-deps timm zclip --constraint constraints.txt # timm as a whole wants torchvision
 	touch $@
 
 clean:
