@@ -45,20 +45,32 @@ def fewest_failures(n: int, level: float = LEVEL) -> int:
     return k if stats.binom.cdf(k, n, 0.5) <= (1 - level) / 2 else k - 1
 
 
+def upper_edge(points: Sequence[Point]) -> list[Point]:
+    """The points in rising order from the rate on at which most runs are ok.
+
+    Far below it a network has not learnt anything when its steps are over, and counts as failed for that; what is
+    sought is the rate that is too high.
+    """
+    line = [p for p in sorted(points) if p.n]
+    best = max((p.ok / p.n for p in line), default=0.0)
+    return line[next((i for i, p in enumerate(line) if p.ok / p.n == best), 0) :]
+
+
 def critical_rate(points: Sequence[Point], level: float = LEVEL) -> Estimate:
     """LR50 with an exact interval.
 
-    From the lowest rate upwards, each rate is tested for failing less than half of the time, until one cannot be
-    shown to; the last that could is the lower bound, and likewise from above. Testing in a fixed order and stopping
-    at the first that fails keeps the level without a correction (Maurer, Hothorn and Lehmacher 1995): the bound is
-    wrong only if the first rate beyond the true LR50 is, by chance, taken for one below it. Assumed are independent
-    replicates and a probability that rises with the rate; nothing about its shape, or about runs of different rates.
+    From the rate at which most runs are ok upwards, each rate is tested for failing less than half of the time, until
+    one cannot be shown to; the last that could is the lower bound, and likewise from above. Testing in a fixed order
+    and stopping at the first that fails keeps the level without a correction (Maurer, Hothorn and Lehmacher 1995):
+    the bound is wrong only if the first rate beyond the true LR50 is, by chance, taken for one below it. Assumed are
+    independent replicates and a probability that rises with the rate from there on; nothing about its shape, or about
+    runs of different rates.
 
     Returns:
         ``value`` interpolated as :func:`study.statistics.half_failure_rate` does, NaN where the rates do not
         bracket it; ``low`` is 0 where no rate was shown to be below LR50, ``high`` infinity where none above.
     """
-    line = [p for p in sorted(points) if p.n]
+    line = upper_edge(points)
     value = half_failure_rate([p.rate for p in line], [p.failed for p in line], [p.n for p in line])
     low, high = 0.0, math.inf
     for point in line:
@@ -154,15 +166,16 @@ def describe(rate: Estimate) -> str:
 def next_rates(points: Sequence[Point], resolution: float = RESOLUTION) -> list[float]:
     """The rates to try next, at most three, in rising order; none when nothing is gained any more.
 
-    Where the lowest rate tried already fails, or the highest does not, the search goes beyond, and so it does below
+    Where the best rate tried already fails, or the highest does not, the search goes beyond, and so it does below
     a lowest rate at which most runs are ok, to see where the usable band begins. Inside, it halves (in the logarithm)
     the gap in which LR50 lies and the two gaps at the ends of its interval, while they are wider than ``resolution``.
     """
-    line = [p for p in sorted(points) if p.n]
+    line = upper_edge(points)
     if not line:
         return []
+    lowest = min(p for p in points if p.n)
     safe, deadly = [_is_safe(p) for p in line], [_is_deadly(p) for p in line]
-    beyond = [line[0].rate / STRIDE] if not safe[0] or 2 * line[0].ok > line[0].n else []
+    beyond = [lowest.rate / STRIDE] if not safe[0] or 2 * lowest.ok > lowest.n else []
     beyond += [line[-1].rate * STRIDE] if not deadly[-1] else []
     gaps = {_prefix(safe), len(line) - _prefix(deadly[::-1]), _crossing(line)}
     inside = [

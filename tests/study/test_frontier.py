@@ -54,6 +54,12 @@ def test_a_bound_needs_every_rate_on_its_side():
     assert critical_rate(line(0, 0, 6, 6, 5, 6)).high == 10.0
 
 
+def test_rates_too_low_to_learn_anything_are_no_sign_of_a_rate_too_high():
+    points = [Point(0.001, 6, 6, 0), Point(0.01, 6, 2, 1), *line(0, 0, 2, 5, 6, 6)]
+    assert critical_rate(points) == critical_rate(line(0, 0, 2, 5, 6, 6))
+    assert next_rates(points) == next_rates([Point(0.01, 6, 0, 0), *line(0, 0, 2, 5, 6, 6)])
+
+
 def test_too_few_replicates_bound_nothing():
     found = critical_rate(line(0, 0, 5, 5, 5, 5, n=5))
     assert (found.low, found.high) == (0.0, math.inf)
