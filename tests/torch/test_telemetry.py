@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,15 @@ def test_steps_reach_the_sink_in_chunks_and_before_their_validation(toy_fit: Cal
     sink = toy_fit(max_steps=24, eval_every=14).sink
     assert sink.calls == ["10 steps", "4 steps", "evaluation", "10 steps", "evaluation"]
     assert [record.step for record in sink.evals] == [14, 24]
+
+
+class NoValidation(L.Callback):
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        trainer.limit_val_batches = 0
+
+
+def test_the_last_steps_reach_the_sink_without_a_validation_too(toy_fit: Callable[..., Any]) -> None:
+    assert toy_fit(callbacks=[NoValidation()], max_steps=13).sink.calls == ["10 steps", "3 steps"]
 
 
 def test_the_numbers_are_those_of_the_step(toy_fit: Callable[..., Any]) -> None:
