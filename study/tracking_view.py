@@ -6,14 +6,19 @@ that cannot read it says so and shows its usual view.
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from study.run_metrics import metric_name
 
 VIEW_TAG = "mlflow.sharedViewState.study"
 VIEW_QUERY = "viewStateShareKey=study&compareRunsMode=CHART"
 ARM_TAG = "arm"
 LONGEST = 5000  # characters of an experiment tag
+PACKED = "deflate;"  # how the page itself marks a state that it has packed
 
 
 class Chart(NamedTuple):
@@ -53,19 +58,40 @@ SECTIONS: Mapping[str, Sequence[Chart]] = {
 }
 
 
+FURTHER = ("divergence", "val", "final")  # sections that the page makes of metrics without a chart above
+
+
 def view_state(parent: str, arms: Sequence[str]) -> str:
-    """The page's state, as JSON, for the study whose parent run this is; its arms' runs are folded away."""
-    state = {
+    """The page's state for the study whose parent run this is: JSON, packed where a tag has no room for it.
+
+    The arms' runs are folded away, and so are the sections that the page would open for metrics that none of these
+    charts shows.
+    """
+    prefixes = (f"arm/{metric_name(name)}" for arm in arms for name in (arm, arm.rpartition("/")[2]))
+    folded = [*FURTHER, *dict.fromkeys(prefixes)]
+    state: dict[str, Any] = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": ARM_TAG}]},
+        "groupsExpanded": {f"tag.{ARM_TAG}.{arm}": False for arm in arms},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
-        "compareRunSections": [{"uuid": s, "name": s, "display": True, "isReordered": True} for s in SECTIONS],
+        "compareRunSections": [_section(name, name in SECTIONS) for name in (*SECTIONS, *folded)],
         "compareRunCharts": [_chart(section, chart) for section, charts in SECTIONS.items() for chart in charts],
     }
-    folded = state | {"groupsExpanded": {f"tag.{ARM_TAG}.{arm}": False for arm in arms}}
-    text = json.dumps(folded, separators=(",", ":"))
-    return text if len(text) <= LONGEST else json.dumps(state, separators=(",", ":"))
+    text = json.dumps(state, separators=(",", ":"))
+    return text if len(text) <= LONGEST else PACKED + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def read_view_state(text: str) -> dict[str, Any]:
+    """The state that :func:`view_state` wrote."""
+    packed = text.startswith(PACKED)
+    content = zlib.decompress(base64.b64decode(text.removeprefix(PACKED))).decode() if packed else text
+    state: dict[str, Any] = json.loads(content)
+    return state
+
+
+def _section(name: str, shown: bool) -> dict[str, Any]:
+    return {"uuid": name, "name": name, "display": shown, "isReordered": True}
 
 
 def _chart(section: str, chart: Chart) -> dict[str, Any]:

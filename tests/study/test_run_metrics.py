@@ -21,6 +21,7 @@ from study.run_metrics import (
     FINAL,
     MEANS,
     arm_metrics,
+    arm_name,
     eval_points,
     final_metrics,
     first_finite,
@@ -30,7 +31,7 @@ from study.run_metrics import (
 from study.run_trace import Record, all_records, read_records, restore_trace, write_trace
 from study.summaries import summarise
 from study.table import collect
-from study.tracking_view import SECTIONS, view_state
+from study.tracking_view import SECTIONS, read_view_state, view_state
 
 numbers = st.one_of(st.floats(), st.just(None), st.just("x"))
 
@@ -179,8 +180,17 @@ def test_the_view_shows_metrics_that_are_sent() -> None:
 
 
 def test_the_view_fits_into_a_tag() -> None:
-    few = json.loads(view_state("0" * 32, ["control/none", "control/agc"]))
-    assert few["groupsExpanded"] == {"tag.arm.control/none": False, "tag.arm.control/agc": False}
-    many = view_state("0" * 32, [f"regime-{i}/algorithm" for i in range(1000)])
-    assert len(many) <= 5000
-    assert json.loads(many) | {"groupsExpanded": few["groupsExpanded"]} == few
+    few = json.loads(view_state("0" * 32, ["control/none"]))
+    assert few["groupsExpanded"] == {"tag.arm.control/none": False}
+    names = [f"regime {i} · rate 0.{i}/{algorithm}" for i in range(20) for algorithm in ("none", "agc 0.01")]
+    many = view_state("0" * 32, names)
+    assert len(many) <= 5000 < len(json.dumps(read_view_state(many)))
+    assert set(read_view_state(many)["groupsExpanded"]) == {f"tag.arm.{name}" for name in names}
+
+
+def test_the_view_folds_every_section_that_is_not_its_own() -> None:
+    arms = [dict(regime="a", algorithm=name, n=2, n_failed=1) for name in ("none", "agc")]
+    state = json.loads(view_state("0" * 32, [arm_name(arm) for arm in arms]))
+    shown = {section["name"]: section["display"] for section in state["compareRunSections"]}
+    assert {name for name in shown if shown[name]} == set(SECTIONS)
+    assert {key.rpartition("/")[0] for key in arm_metrics(arms)} < set(shown)

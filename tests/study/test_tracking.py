@@ -31,6 +31,7 @@ from study.summaries import summarise
 from study.table import collect
 from study.tracking import Tracker, TrackingError, fetch_study, worker_environment
 from study.tracking_notes import load_note, study_artifacts
+from study.tracking_view import read_view_state
 
 pytestmark = [
     # from inside alembic and MLflow
@@ -136,7 +137,7 @@ def test_a_study_arrives_whole(study: Study) -> None:
 
     assert {r.info.status for r in study.runs()} == {"FINISHED"}
     assert not study.client.search_runs(["0"])
-    view = json.loads(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
+    view = read_view_state(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
     assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{study.parent}'"
     assert {r.data.tags["arm"] for r in study.children()} == {"overload/agc", "overload/none"}
     assert sorted(r.info.run_name for r in study.children()) == ["overload/agc/0", "overload/agc/1", "overload/none/2"]
@@ -159,7 +160,7 @@ def test_arms_of_one_algorithm_are_told_apart_once_all_is_known(study: Study) ->
     assert tracker.finish_study("finished", arms, [])
     names = {f"overload · rate {rate}/agc {threshold}" for rate in ("0.1", "1") for threshold in (0.01, 0.1)}
     assert {r.data.tags["arm"] for r in study.children()} == names
-    view = json.loads(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
+    view = read_view_state(study.client.get_experiment_by_name(EXPERIMENT).tags["mlflow.sharedViewState.study"])
     assert view["groupsExpanded"] == {f"tag.arm.{name}": False for name in names}
     metrics = study.client.get_run(study.parent).data.metrics
     assert metrics["arm/overload/rate 0.1/agc 0.01/n"] == 1
