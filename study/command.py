@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 from ptycho.errors import InputError
 
 FINISHED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+ON = "everything finished so far is kept, and the same command goes on from here"
+logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,21 +34,41 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command's body; turn bad input into one line, and Ctrl-C or SIGTERM into its exit status."""
+    """Run a command's body; turn what may happen to it into one line on stderr and an exit status.
+
+    Bad input is 2; a disk that fails is 1. The first Ctrl-C, SIGTERM or SIGHUP raises KeyboardInterrupt in
+    the body, which finishes cleanly; the second does so again, and then the process ends without waiting for
+    anything; both are 130.
+    """
     logging.basicConfig(
         level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    heard: list[int] = []
+    _listen(heard)
     try:
         return main()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
+    except OSError as error:
+        logger.debug("where it happened", exc_info=True)
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}; {ON}\n")
+        return FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; everything finished so far is kept, and the same command goes on from here\n")
+        sys.stderr.write(f"interrupted; {ON}\n")
+        if len(heard) > 1:
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         return INTERRUPTED
+
+
+def _listen(heard: list[int]) -> None:
+    def interrupt(number: int, _: object) -> NoReturn:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)

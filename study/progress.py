@@ -89,7 +89,14 @@ def arms_table(arms: list[dict[str, Any]]) -> Table:
             str(arm["regime"]),
             str(arm["algorithm"]),
             *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed", "n")),
-            f"{arm['p_fail']:.2f} [{arm['p_fail_low']:.2f}, {arm['p_fail_high']:.2f}]",
+            _share(arm),
             "" if p is None or p != p else f"{p:.4f}",
         )
     return table
+
+
+def _share(arm: dict[str, Any]) -> str:
+    """The failure probability with its interval; nothing where no run could be judged."""
+    if arm["p_fail"] is None:
+        return ""
+    return f"{arm['p_fail']:.2f} [{arm['p_fail_low']:.2f}, {arm['p_fail_high']:.2f}]"

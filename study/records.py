@@ -19,6 +19,8 @@ LAYER_NORMS_FILE = "layer_norms.jsonl"
 RESULT_FILE = "result.json"
 RECONSTRUCTION_FILE = "reconstruction.npz"
 ERROR_FILE = "error.txt"
+CHECKPOINT_FILE = "last.ckpt"
+BEST_CHECKPOINT_FILE = "best.ckpt"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -30,6 +32,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder last through a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class RunRecorder:

@@ -8,15 +8,17 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptycho_torch.baselines import Baselines
-from ptycho_torch.telemetry import EvalRecord, StepRecord
 from study.design import STUDY_VERSION
 from study.divergence import Outcome, count_spikes, stall_ratio
 from study.seeds import seeds_of
+
+if TYPE_CHECKING:  # the driver writes results too, and needs no torch
+    from ptycho_torch.baselines import Baselines
+    from ptycho_torch.telemetry import EvalRecord, StepRecord
 
 
 def identity_row(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from study.attempts import run_folders
 from study.tracking_notes import TrackingError
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,13 @@ class Shipper:
 
     Args:
         tracker: an opened tracker; nobody else may use it between :meth:`start` and :meth:`stop`.
-        runs: the folder that holds the run folders.
+        out: the study folder.
         interval_s: time between two rounds.
     """
 
-    def __init__(self, tracker: Sender, runs: Path, interval_s: float = 5.0) -> None:
-        self._tracker, self._runs, self._interval_s = tracker, runs, interval_s
-        self._complete: set[Path] = set()
+    def __init__(self, tracker: Sender, out: Path, interval_s: float = 5.0) -> None:
+        self._tracker, self._out, self._interval_s = tracker, out, interval_s
+        self._complete: set[tuple[Path, int]] = set()
         self._complained: set[str] = set()
         self._away_for = 0
         self._last_beat = 0.0
@@ -58,8 +59,8 @@ class Shipper:
         """
         self._stopping.set()
         self._thread.join(timeout_s)
-        ended = (folder for folder in self._folders() if (folder / "result.json").exists())
-        return [folder for folder in ended if folder not in self._complete]
+        ended = (folder for folder in run_folders(self._out) if (folder / "result.json").exists())
+        return [folder for folder in ended if _training(folder) not in self._complete]
 
     @property
     def busy(self) -> bool:
@@ -77,8 +78,8 @@ class Shipper:
     def _round(self) -> None:
         try:
             self._beat()
-            for folder in self._folders():
-                if folder not in self._complete:
+            for folder in run_folders(self._out):
+                if _training(folder) not in self._complete:
                     self._ship(folder)
         except TrackingError as error:
             self._complain("store", error)
@@ -87,9 +88,10 @@ class Shipper:
             self._away_for = 0
 
     def _ship(self, folder: Path) -> None:
+        training = _training(folder)
         try:
             if self._tracker.ship(folder):
-                self._complete.add(folder)
+                self._complete.add(training)
         except TrackingError as error:
             self._tracker.beat()  # raises where the store is away; else it is this run alone that it refuses
             self._complain(folder.name, error)
@@ -104,5 +106,10 @@ class Shipper:
             self._tracker.beat()
             self._last_beat = time.monotonic()
 
-    def _folders(self) -> list[Path]:
-        return sorted(path.parent for path in self._runs.glob("*/spec.json"))
+
+def _training(folder: Path) -> tuple[Path, int]:
+    """A run folder as it stands: another training may begin in the same place."""
+    try:
+        return folder, (folder / "spec.json").stat().st_mtime_ns
+    except FileNotFoundError:  # moved or begun anew meanwhile
+        return folder, 0

@@ -147,9 +147,9 @@ def run_study(plan: Plan) -> Path:
     try:
         train_rounds(plan, study, tracker, where)
     except BaseException as error:
-        ending: Ending = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        with contextlib.suppress(InputError):  # what stopped the study is what its user has to hear of
-            conclude(plan.out, tracker, ending)
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("stopping: the report is written from what is finished; once more to stop at once\n")
+        wind_up(plan.out, tracker, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     else:
         return conclude(plan.out, tracker, "finished")
@@ -175,7 +175,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
 
     finished: list[Finished] = []
     files: dict[str, DataFiles] = {}
-    shipper = Shipper(tracker, plan.out / "runs").start()
+    shipper = Shipper(tracker, plan.out).start()
     try:
         with StudyProgress() as progress, contextlib.ExitStack() as stack:
             engine = None
@@ -238,6 +238,8 @@ def prepare_datasets(
         jobs.append(Job(key, prepare_dataset, (specs[0], plan.out / "data", losses)))
     files = {}
     for ended in engine.run(jobs):
+        if ended.again:
+            continue
         if ended.outcome is not None:
             raise InputError(f"data of replicate {ended.job.arguments[0].settings.seed}: {ended.message}")
         files[ended.job.key] = ended.value
@@ -263,23 +265,24 @@ def train(
     progress: StudyProgress,
 ) -> None:
     """Train; a run that takes its worker down is recorded like any other."""
+    from study.attempts import record_loss, set_aside, set_aside_unfinished
     from study.engine import Job
-    from study.records import RESULT_FILE, write_json
-    from study.result import identity_row, outcome_row
     from study.worker import execute
 
     specs = {spec.run_id: spec for spec in todo}
+    for spec in todo:
+        set_aside_unfinished(plan.out, spec)
     jobs = [
         Job(run_id, execute, (spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed))
         for run_id, spec in specs.items()
     ]
     for ended in engine.run(jobs):
-        result = ended.value
+        result, spec = ended.value, specs[ended.job.key]
+        if ended.again:
+            set_aside(plan.out, spec, ended.wall_s, ended.message)
+            continue
         if ended.outcome is not None:
-            spec = specs[ended.job.key]
-            result = {**identity_row(spec.identity()), **outcome_row(ended.outcome)}
-            result |= {"wall_s": ended.wall_s, "message": ended.message}
-            write_json(plan.run_folder(spec) / RESULT_FILE, result)
+            result = record_loss(plan.run_folder(spec), spec, ended.outcome, ended.wall_s, ended.message)
         progress.ended(result)
 
 
@@ -292,6 +295,19 @@ def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     tracker.finish_study(ending, summary["arms"], study_artifacts(out))
     return report
+
+
+def wind_up(out: Path, tracker: Tracker, ending: Ending) -> None:
+    """As :func:`conclude`, as far as it can be done: what stopped the study is what its user has to hear of."""
+    from study.tracking_notes import read_object, study_artifacts
+
+    with contextlib.suppress(InputError, OSError):
+        from study.report import write_report
+
+        write_report(out)
+    with contextlib.suppress(OSError):
+        arms = (read_object(out / "summary.json") or {}).get("arms", [])
+        tracker.finish_study(ending, arms, study_artifacts(out))
 
 
 def build_parser() -> Parser:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.errors import InputError
+from study.attempts import run_folders
 from study.command import FAILED, FINISHED, Parser, run_command
 from study.tracking_notes import NOTE_FILE, TrackingError, read_object, study_artifacts
 from study.tracking_uri import EXPERIMENT, check_store, resolve_tracking_uri
@@ -61,11 +62,11 @@ def send_study(
     try:
         tracker.open_study(study)
         unsent = []
-        for spec in sorted(folder.glob("runs/*/spec.json")):
+        for run in run_folders(folder):
             try:
-                tracker.ship(spec.parent)
+                tracker.ship(run)
             except TrackingError as error:
-                unsent.append(f"{spec.parent.name} ({error})")
+                unsent.append(f"{run.name} ({error})")
         arms = (read_object(folder / "summary.json") or {}).get("arms", [])
         if not tracker.finish_study(noted.get("finished") or "interrupted", arms, study_artifacts(folder)):
             unsent.append("the study's own results")

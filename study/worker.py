@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 from ptycho.config.config import FaultConfig, ModelConfig
 from ptycho.config.settings import project
 from ptycho_torch.config_params import TrainingConfig
+from study.attempts import begin
 from study.data import DataFiles, prepare_data
 from study.design import RunSpec
-from study.records import SPEC_FILE, write_json
 
 
 def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> DataFiles:
@@ -29,12 +27,10 @@ def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> Dat
 
 
 def execute(spec: RunSpec, files: DataFiles, folder: Path, stop_failed: bool) -> dict[str, Any]:
-    """Run once; everything lands in ``folder``, in place of what an earlier attempt left there."""
+    """Run once, or go on from the checkpoint of a killed attempt; everything lands in ``folder``."""
     from study.grid_lines_torch_runner import run_grid_lines_torch
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SPEC_FILE, {**spec.identity(), "attempt": uuid.uuid4().hex})
+    begin(folder, spec)
     return run_grid_lines_torch(runner_config(spec, files, folder, stop_failed=stop_failed), spec.identity())
 
 

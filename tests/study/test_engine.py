@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ptycho.errors import InputError
 from study.engine import Ended, Job, LocalEngine, default_workers
-from study.tracking import worker_environment
+from study.pool import JobError
+
+ENVIRONMENT = dict(os.environ)
 
 
 def double(x: int) -> tuple[int, int]:
     return 2 * x, os.getpid()
 
 
-def die(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def end_by(way: int) -> None:
+    os.kill(os.getpid(), way)
+
+
+def die_the_first_time(mark: str) -> str:
+    if not Path(mark).exists():
+        Path(mark).touch()
+        end_by(signal.SIGKILL)
+    return "survived"
 
 
 def hang(_: int) -> None:
@@ -29,13 +41,23 @@ def refuse(_: int) -> None:
     raise InputError("data: nothing there")
 
 
+def loaded(name: str) -> bool:
+    return name in sys.modules
+
+
+def nap(duration_s: float) -> float:
+    start = time.monotonic()
+    time.sleep(duration_s)
+    return time.monotonic() - start
+
+
 def see(name: str) -> str | None:
     return os.environ.get(name)
 
 
 @pytest.fixture(scope="module")
 def engine():
-    with LocalEngine(2, 1, None, {**worker_environment(), "SEEN_BY_WORKERS": "yes"}) as pool:
+    with LocalEngine(2, 1, None, {**ENVIRONMENT, "SEEN_BY_WORKERS": "yes"}, ()) as pool:
         yield pool
 
 
@@ -52,14 +74,53 @@ def test_jobs_run_in_few_processes_that_are_reused(engine: LocalEngine) -> None:
 
 
 def test_a_worker_that_is_killed_takes_only_its_run_with_it(engine: LocalEngine) -> None:
-    jobs = [Job("a", double, (1,)), Job("dies", die, (0,)), *(Job(str(k), double, (k,)) for k in range(4))]
-    ended = by_key(list(engine.run(jobs)))
-    assert len(ended) == 6
-    outcome = ended["dies"].outcome
-    assert outcome is not None
-    assert outcome.word == "killed"
-    assert "exit code" in ended["dies"].message
-    assert all(item.outcome is None for key, item in ended.items() if key != "dies")
+    jobs = [
+        Job("a", double, (1,)),
+        Job("dies", end_by, (signal.SIGKILL,)),
+        *(Job(str(k), double, (k,)) for k in range(4)),
+    ]
+    ended = list(engine.run(jobs))
+    deaths = [item for item in ended if item.job.key == "dies"]
+    assert [(item.attempt, item.again) for item in deaths] == [(1, True), (2, True), (3, False)]
+    assert {item.outcome.word for item in deaths if item.outcome} == {"killed"}
+    assert all("was ended by SIGKILL" in item.message for item in deaths)
+    others = [item for item in ended if item.job.key != "dies"]
+    assert sorted(item.value[0] for item in others) == [0, 2, 2, 4, 6]
+
+
+def test_a_run_that_is_killed_once_is_tried_again(engine: LocalEngine, tmp_path: Path) -> None:
+    (job, again) = list(engine.run([Job("dies once", die_the_first_time, (str(tmp_path / "tried"),))]))
+    assert job.again
+    assert (again.value, again.attempt, again.outcome) == ("survived", 2, None)
+
+
+@pytest.mark.parametrize("way", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])
+def test_a_crash_of_its_own_is_a_result(engine: LocalEngine, way: signal.Signals) -> None:
+    (ended,) = list(engine.run([Job("crashes", end_by, (way,))]))
+    assert ended.outcome is not None
+    assert (ended.outcome.word, ended.again) == ("error", False)
+    assert way.name in ended.message
+
+
+def test_an_exit_is_a_result(engine: LocalEngine) -> None:
+    (ended,) = list(engine.run([Job("exits", os._exit, (3,))]))
+    assert ended.outcome is not None
+    assert (ended.outcome.word, ended.message) == ("error", "worker process ended with exit code 3")
+
+
+def test_an_unexpected_exception_comes_with_its_traceback(engine: LocalEngine) -> None:
+    with pytest.raises(JobError, match=r"in double\n(.|\n)*TypeError: unsupported operand"):
+        list(engine.run([Job("x", double, (None,))]))
+
+
+def test_workers_that_cannot_start_end_the_study(capfd: pytest.CaptureFixture[str]) -> None:
+    environment: dict[str, Any] = {**ENVIRONMENT, "NOT_TEXT": 3}
+    with (
+        LocalEngine(1, 1, None, environment, ()) as pool,
+        pytest.raises(ChildProcessError, match="cannot be started: the last one ended with exit code 1"),
+    ):
+        list(pool.run([Job("x", double, (1,))]))
+    assert "str expected, not int" in capfd.readouterr().err
 
 
 def test_bad_input_found_in_a_worker_is_bad_input_here(engine: LocalEngine) -> None:
@@ -69,19 +130,37 @@ def test_bad_input_found_in_a_worker_is_bad_input_here(engine: LocalEngine) -> N
 
 def test_workers_get_the_environment_they_are_given(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOT_FOR_WORKERS", "1")
-    ended = by_key(list(engine.run([Job(n, see, (n,)) for n in ("SEEN_BY_WORKERS", "NOT_FOR_WORKERS", "OMP_NUM_THREADS")])))
+    ended = by_key(
+        list(engine.run([Job(n, see, (n,)) for n in ("SEEN_BY_WORKERS", "NOT_FOR_WORKERS", "OMP_NUM_THREADS")]))
+    )
     assert ended["SEEN_BY_WORKERS"].value == "yes"
     assert ended["NOT_FOR_WORKERS"].value is None
     assert ended["OMP_NUM_THREADS"].value == "1"
 
 
 def test_a_hang_ends_at_the_time_limit() -> None:
-    with LocalEngine(1, 1, 1.0, worker_environment()) as pool:
+    with LocalEngine(1, 1, 5.0, ENVIRONMENT, ()) as pool:
         ended = by_key(list(pool.run([Job("hangs", hang, (0,)), Job("after", double, (3,))])))
     outcome = ended["hangs"].outcome
     assert outcome is not None
     assert outcome.word == "timeout"
     assert ended["after"].value[0] == 6
+
+
+def test_the_trainings_modules_are_loaded_before_the_first_job() -> None:
+    with LocalEngine(1, 1, None, ENVIRONMENT) as pool:
+        (ended,) = pool.run([Job("x", loaded, ("torch",))])
+    assert ended.value
+
+
+def test_the_harness_costs_little() -> None:
+    """Fifty jobs that take a fifth of a second each, on two workers; a tenth is allowed for a busy machine."""
+    with LocalEngine(2, 1, None, ENVIRONMENT, ()) as pool:
+        list(pool.run([Job(str(k), nap, (0.2,)) for k in range(4)]))
+        start = time.monotonic()
+        ended = list(pool.run([Job(str(k), nap, (0.2,)) for k in range(50)]))
+        elapsed = time.monotonic() - start
+    assert elapsed < 1.1 * sum(item.value for item in ended) / 2
 
 
 def test_workers_share_the_cores() -> None:

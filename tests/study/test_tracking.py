@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import http.server
 import json
@@ -42,16 +41,6 @@ pytestmark = [
 WriteRun = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "stability-shootout"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its schema and nothing in it; making one takes seconds."""
-    from mlflow import MlflowClient
-
-    file = tmp_path_factory.mktemp("store") / "empty.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
 
 
 @pytest.fixture(autouse=True)
@@ -437,50 +426,6 @@ def test_the_report_is_written_from_an_experiment(study: Study, tmp_path: Path) 
         assert report.read_text() == first
 
 
-class Server:
-    """A real tracking server on a free port, which a test stops and starts again."""
-
-    def __init__(self, folder: Path, store: Path) -> None:
-        shutil.copy(store, folder / "server.db")
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)),
-            *("--backend-store-uri", f"sqlite:///{self.folder}/server.db"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        log = (self.folder / "server.log").open("a")
-        self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"), empty_store)
-    made.start()
-    yield made
-    made.stop()
-
-
 class AnswerLoser(http.server.BaseHTTPRequestHandler):
     """Between tracker and server: hands every request on, and loses the answer to the second run made."""
 
@@ -513,7 +458,7 @@ class AnswerLoser(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_lost_answer_doubles_nothing(
-    server: Server, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
+    server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
 ) -> None:
     AnswerLoser.server_uri = server.uri
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnswerLoser) as proxy:
@@ -529,7 +474,7 @@ def test_a_lost_answer_doubles_nothing(
 
 
 def test_an_outage_loses_nothing_and_doubles_nothing(
-    server: Server, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
+    server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
 ) -> None:
     study = Study(tmp_path / "toy", server.uri, write_run, write_study_json)
     tracker = study.open()

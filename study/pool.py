@@ -1,0 +1,158 @@
+"""One worker process: started once, used for many jobs, gone as soon as the process that started it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ptycho.errors import InputError
+
+OOM_COUNTER = Path("/proc/vmstat")
+
+
+class Job(NamedTuple):
+    """One call in a worker: ``function(*arguments)``, all of it picklable and small."""
+
+    key: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Answer(NamedTuple):
+    """What a worker says: the value that a job returned, or the exception that it raised."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
+class WorkerDiedError(Exception):
+    """A worker process is no more."""
+
+
+class JobError(RuntimeError):
+    """An exception that a job raised and nobody expects; its text is the traceback."""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Worker:
+    """A worker process as the driver sees it.
+
+    Attributes:
+        process: the process.
+        pipe: the driver's end of the connection to it.
+        ready: whether it has loaded what jobs need.
+        job: what it works on, if anything.
+        attempt: which start of this job that is, from 1.
+        since: time of the monotonic clock at which the job was handed over.
+        ooms: the kernel's count of out-of-memory kills at that time.
+    """
+
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    ready: bool = False
+    job: Job | None = None
+    attempt: int = 0
+    since: float = 0.0
+    ooms: int = 0
+
+    @classmethod
+    def start(cls, environment: Mapping[str, str], threads: int, load: Sequence[str]) -> Worker:
+        """Spawn a process; it says when it is ready."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, dict(environment), threads, tuple(load))
+        process = context.Process(target=serve, args=arguments, name="study-worker", daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process=process, pipe=ours)
+
+    def hand_over(self, job: Job, attempt: int) -> None:
+        """Start a job; a worker that has died meanwhile is found out when it is listened to."""
+        self.job, self.attempt = job, attempt
+        self.since, self.ooms = time.monotonic(), oom_kills()
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send(job)
+
+    @property
+    def age_s(self) -> float:
+        """Time since the job was handed over."""
+        return time.monotonic() - self.since
+
+    def listen(self) -> Answer | None:
+        """What it says; None when it has nothing to say.
+
+        Raises:
+            WorkerDiedError: it is no more, and has left no answer.
+        """
+        gone = wait([self.process.sentinel], 0)  # asked first: what it said before it died is still in the pipe
+        try:
+            if self.pipe.poll():
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            gone = [self.process.sentinel]
+        if gone:
+            self.process.join()
+            raise WorkerDiedError
+        return None
+
+    def end(self) -> None:
+        """Kill the process, whatever it does, and wait until it is gone."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def serve(pipe: Connection, environment: dict[str, str], threads: int, load: Sequence[str]) -> None:
+    """A worker's life: load the modules once, then take job after job until the driver hangs up.
+
+    Ctrl-C reaches every process of a terminal; what it means is the driver's business.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_the_driver, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    for module in load:
+        importlib.import_module(module)
+    with contextlib.suppress(EOFError, ConnectionError):
+        pipe.send(Answer())
+        while True:
+            _answer(pipe, pipe.recv())
+
+
+def _answer(pipe: Connection, job: Job) -> None:
+    try:
+        answer = Answer(value=job.function(*job.arguments))
+    except (InputError, OSError) as error:
+        answer = Answer(error=error)
+    except Exception:  # it is raised again in the driver  # noqa: BLE001
+        answer = Answer(error=JobError(traceback.format_exc()))
+    pipe.send(answer)
+
+
+def _die_with_the_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
+
+
+def oom_kills() -> int:
+    """How often the kernel has killed for want of memory, of the machine or a control group; 0 where it is silent."""
+    with contextlib.suppress(OSError):
+        for line in OOM_COUNTER.read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
