@@ -20,6 +20,9 @@ class TrainingConfig(shared.TrainingConfig):
     threads: int = setting(1, "CPU threads of one training; another number may change the last bits", low=1)
     log_grad_norm: bool = setting(False, "Record the gradient norm of every parameter tensor too")
     grad_norm_log_freq: int = setting(10, "Steps between two per-tensor records", unit="steps", low=1)
+    checkpoint_every: int | None = setting(
+        None, "Steps between two checkpoints, from which a killed training goes on", unit="steps", low=1
+    )
 
     def __post_init__(self) -> None:
         validate(self)

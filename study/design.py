@@ -55,6 +55,7 @@ class RunSpec:
     def run_id(self) -> str:
         """First 12 digits of the hash of everything that makes the run's numbers."""
         said = {"version": STUDY_VERSION, "regime": self.regime, **dataclasses.asdict(self.settings)}
+        del said["checkpoint_every"]  # it changes no number
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def identity(self) -> dict[str, Any]:

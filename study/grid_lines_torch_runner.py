@@ -7,6 +7,7 @@ a study runs it once per arm and replicate.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from ptycho.config.settings import add_flags, chosen, project, setting
 from ptycho.errors import InputError
 from ptycho.faults import inject, parse_fault
 from ptycho_torch.baselines import Baselines, compute_baselines
+from ptycho_torch.checkpoints import Checkpoints, Progress, read_progress
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from ptycho_torch.dataset import evaluation_loader, training_loader
 from ptycho_torch.generators import count_parameters
@@ -40,7 +42,16 @@ from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.command import FINISHED, Parser, run_command
 from study.divergence import DivergenceRule, Outcome
 from study.quality import Quality, compute_metrics
-from study.records import ERROR_FILE, RECONSTRUCTION_FILE, RESULT_FILE, RunRecorder, write_json
+from study.records import (
+    BEST_CHECKPOINT_FILE,
+    CHECKPOINT_FILE,
+    ERROR_FILE,
+    RECONSTRUCTION_FILE,
+    RESULT_FILE,
+    RunRecorder,
+    has_steps,
+    write_json,
+)
 from study.result import eval_columns, identity_row, outcome_row, software_versions, step_columns
 from study.seeds import Seeds, seeds_of
 
@@ -142,7 +153,8 @@ def run_torch_training(
     """
     model_config, training = setup_torch_configs(cfg)
     rule = DivergenceRule(constant=baselines.constant, mean_patch=baselines.mean_patch)
-    recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed)
+    checkpoint, progress = find_checkpoint(cfg, folder)
+    recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed, steps_done=progress.steps_done)
     faults = inject(splits.train, [parse_fault(text) for text in cfg.fault], seeds.data)
     steps = training_loader(splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches)
     module = PtychoPINN_Lightning(
@@ -154,9 +166,9 @@ def run_torch_training(
     )
     validation = evaluation_loader(splits.validation, training.infer_batch_size)
     torch.set_num_threads(training.threads)
-    trainer = make_trainer(training)
-    start = time.perf_counter()
-    trainer.fit(module, steps, validation)
+    trainer = make_trainer(training, checkpoint_callbacks(cfg, folder, recorder, progress.wall_s))
+    start = time.perf_counter() - progress.wall_s
+    trainer.fit(module, steps, validation, ckpt_path=checkpoint, weights_only=True)
     if not recorder.evals or recorder.evals[-1].step != module.steps_done:
         trainer.validate(module, validation, verbose=False)
     return Trained(module, recorder, time.perf_counter() - start)
@@ -167,7 +179,41 @@ def planned_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
     return training.epochs * steps_per_epoch if training.max_steps is None else training.max_steps
 
 
-def make_trainer(training: TrainingConfig) -> L.Trainer:
+def training_key(cfg: TorchRunnerConfig) -> str:
+    """Equal for runs whose numbers are the same: what a checkpoint belongs to."""
+    said = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("output_dir", "checkpoint_every")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find_checkpoint(cfg: TorchRunnerConfig, folder: Path) -> tuple[Path | None, Progress]:
+    """The checkpoint from which this training goes on, and how far it has come.
+
+    None where there is none, or where it is of another training or one that has ended, or where the
+    records before it are not whole, as after a power loss.
+
+    Raises:
+        InputError: a file that is no checkpoint.
+    """
+    path, anew = folder / CHECKPOINT_FILE, Progress("", 0, 0.0)
+    if not path.exists() or (folder / RESULT_FILE).exists():
+        return None, anew
+    progress = read_progress(path)
+    if progress.key != training_key(cfg) or not has_steps(folder, progress.steps_done):
+        return None, anew
+    return path, progress
+
+
+def checkpoint_callbacks(
+    cfg: TorchRunnerConfig, folder: Path, recorder: RunRecorder, wall_s: float
+) -> list[L.Callback]:
+    """What writes the checkpoints of a run that wants them."""
+    if cfg.checkpoint_every is None:
+        return []
+    files = folder / CHECKPOINT_FILE, folder / BEST_CHECKPOINT_FILE
+    return [Checkpoints(*files, cfg.checkpoint_every, training_key(cfg), recorder.evals, wall_s)]
+
+
+def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """A silent Trainer; the module decides when the step budget is spent.
 
     Raises:
@@ -182,6 +228,7 @@ def make_trainer(training: TrainingConfig) -> L.Trainer:
     return L.Trainer(
         accelerator="gpu" if training.device == "cuda" else training.device,
         devices=1,
+        callbacks=list(callbacks),
         precision=training.precision,
         max_epochs=training.epochs if training.max_steps is None else -1,
         val_check_interval=training.eval_every,
@@ -254,6 +301,7 @@ def run_grid_lines_torch(cfg: TorchRunnerConfig, identity: Mapping[str, Any] | N
 
     Raises:
         InputError: settings or files that cannot be used; nothing was trained.
+        OSError: a disk that fails, which is no result.
     """
     identity = standalone_identity(cfg) if identity is None else identity
     folder = Path(cfg.output_dir)
@@ -262,7 +310,9 @@ def run_grid_lines_torch(cfg: TorchRunnerConfig, identity: Mapping[str, Any] | N
         row = _train_and_score(cfg, folder)
     except InputError:
         raise
-    except Exception as error:  # whatever a training dies of is its outcome  # noqa: BLE001
+    except Exception as error:  # whatever a training dies of is its outcome
+        if isinstance(error, OSError) and not is_out_of_memory(error):
+            raise  # a disk that fails is nothing that the training did
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         row = outcome_row(Outcome(word="oom" if is_out_of_memory(error) else "error"))
@@ -274,6 +324,8 @@ def run_grid_lines_torch(cfg: TorchRunnerConfig, identity: Mapping[str, Any] | N
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the host or on an accelerator."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 

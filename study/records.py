@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ptycho_torch.telemetry import EvalRecord, StepRecord
 from study.divergence import DivergenceRule
+
+if TYPE_CHECKING:  # the driver writes records too, and needs no torch
+    from ptycho_torch.telemetry import EvalRecord, StepRecord
 
 SPEC_FILE = "spec.json"
 STEPS_FILE = "steps.jsonl"
@@ -44,30 +46,69 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def keep_rows(path: Path, before: int) -> list[dict[str, Any]]:
+    """Cut a file of records down to the steps before ``before``; the rows that are left."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if before > 0 and path.exists() else []
+    whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
+    kept = [(line, row) for line, row in whole if row["step"] < before]
+    if kept:
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text("".join(line for line, _ in kept), encoding="utf-8")
+        os.replace(temporary, path)
+    else:
+        path.unlink(missing_ok=True)
+    return [row for _, row in kept]
+
+
+def has_steps(folder: Path, steps: int) -> bool:
+    """Whether a folder holds the records of that many steps at least."""
+    path = folder / STEPS_FILE
+    return path.exists() and path.read_bytes().count(b"}\n") >= steps
+
+
 class RunRecorder:
     """Appends a training's records to its folder and feeds the divergence rule.
 
     Args:
         folder: the run's folder; files of an earlier, unfinished attempt are replaced.
+        steps_done: where a checkpoint lets the training go on; what was recorded up to there is kept.
         rule: judges the run as it goes.
         stop_failed: end the training once the rule says that nothing can save it.
     """
 
-    def __init__(self, folder: Path, rule: DivergenceRule, *, stop_failed: bool = True) -> None:
+    def __init__(self, folder: Path, rule: DivergenceRule, *, stop_failed: bool = True, steps_done: int = 0) -> None:
         self.rule = rule
         self.stop_failed = stop_failed
         self.steps: list[StepRecord] = []
         self.evals: list[EvalRecord] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        for name in (STEPS_FILE, EVALS_FILE, LAYER_NORMS_FILE, RECONSTRUCTION_FILE, ERROR_FILE):
+        for name in (RECONSTRUCTION_FILE, ERROR_FILE):
             (folder / name).unlink(missing_ok=True)
+        self._go_on(steps_done)
+
+    def _go_on(self, steps_done: int) -> None:
+        """Bring list, rule and files to where the training was after so many steps."""
+        from ptycho_torch.telemetry import EvalRecord, StepRecord
+
+        self.steps = [StepRecord(**row) for row in keep_rows(self._folder / STEPS_FILE, steps_done)]
+        self.evals = [EvalRecord(**row) for row in keep_rows(self._folder / EVALS_FILE, steps_done and steps_done + 1)]
+        keep_rows(self._folder / LAYER_NORMS_FILE, steps_done)
+        told = 0
+        for evaluation in self.evals:  # in the order in which the rule heard of them
+            self._judge(self.steps[told : evaluation.step])
+            told = evaluation.step
+            self.rule.evaluation(evaluation.step, evaluation.val_loss, evaluation.amp_spread)
+        self._judge(self.steps[told:])
+
+    def _judge(self, records: Sequence[StepRecord]) -> None:
+        for record in records:
+            self.rule.step(record.step, record.update_ratio)
 
     def on_steps(self, records: Sequence[StepRecord]) -> bool:
         self.steps.extend(records)
         self._append(STEPS_FILE, [dataclasses.asdict(record) for record in records])
-        for record in records:
-            self.rule.step(record.step, record.update_ratio)
+        self._judge(records)
         return self._hopeless()
 
     def on_eval(self, record: EvalRecord) -> bool:

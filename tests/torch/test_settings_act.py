@@ -82,6 +82,10 @@ def layer_norm_steps(trained: Trained) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def checkpoints(trained: Trained) -> list[str]:
+    return sorted(path.name for path in Path(trained.module.sink._folder).glob("*.ckpt"))  # type: ignore[attr-defined]
+
+
 def threads(trained: Trained) -> int:
     return torch.get_num_threads()
 
@@ -125,6 +129,7 @@ KNOBS: dict[str, Knob] = {
     "precision": Knob(("32-true", "bf16-mixed"), first_loss),
     "threads": Knob((1, 2), threads),
     "log_grad_norm": Knob((False, True), layer_norm_steps),
+    "checkpoint_every": Knob((None, 1), checkpoints),
     "grad_norm_log_freq": Knob((1, 2), layer_norm_steps, {"log_grad_norm": True, "max_steps": 3}),
 }
 PROVEN_BELOW = {"device"}
