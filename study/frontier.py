@@ -52,8 +52,8 @@ def upper_edge(points: Sequence[Point]) -> list[Point]:
     sought is the rate that is too high.
     """
     line = [p for p in sorted(points) if p.n]
-    best = max((p.ok / p.n for p in line), default=0.0)
-    return line[next((i for i, p in enumerate(line) if p.ok / p.n == best), 0) :]
+    most = max((p.ok for p in line), default=0)
+    return line[next((i for i, p in enumerate(line) if p.ok == most), 0) :]
 
 
 def critical_rate(points: Sequence[Point], level: float = LEVEL) -> Estimate:

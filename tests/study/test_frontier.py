@@ -55,7 +55,7 @@ def test_a_bound_needs_every_rate_on_its_side():
 
 
 def test_rates_too_low_to_learn_anything_are_no_sign_of_a_rate_too_high():
-    points = [Point(0.001, 6, 6, 0), Point(0.01, 6, 2, 1), *line(0, 0, 2, 5, 6, 6)]
+    points = [Point(0.001, 6, 6, 0), Point(0.005, 2, 0, 2), Point(0.01, 6, 2, 1), *line(0, 0, 2, 5, 6, 6)]
     assert critical_rate(points) == critical_rate(line(0, 0, 2, 5, 6, 6))
     assert next_rates(points) == next_rates([Point(0.01, 6, 0, 0), *line(0, 0, 2, 5, 6, 6)])
 
