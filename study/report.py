@@ -131,7 +131,7 @@ def study_folder(source: str, tracking_uri: str | None = None) -> Path:
         raise InputError(
             f"study: {source!r} is no folder{where}; allowed: a folder that a study has written, or an experiment"
         )
-    from study.tracking import fetch_study  # loads MLflow, which takes seconds
+    from study.tracking_fetch import fetch_study  # loads MLflow, which takes seconds
 
     return fetch_study(source, uri, unused(Path("results") / source))
 

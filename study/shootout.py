@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are k
     from study.data import DataFiles
     from study.engine import LocalEngine
     from study.progress import StudyProgress
-    from study.tracking import Ending, Tracker
+    from study.tracker import Ending, Tracker
 
 STUDY_FILE = "study.json"
 OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms and replicates say these
@@ -138,7 +138,8 @@ def run_study(plan: Plan) -> Path:
         InputError: a store that cannot be reached, a folder of another study; nothing was trained.
     """
     from study.records import write_json
-    from study.tracking import Tracker, resolve_tracking_uri
+    from study.tracker import Tracker
+    from study.tracking_uri import resolve_tracking_uri
 
     study = study_record(plan)
     tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
@@ -200,7 +201,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
 def make_engine(plan: Plan, specs: Sequence[RunSpec]) -> LocalEngine:
     """The workers of a study: no more than its first round can use."""
     from study.engine import LocalEngine, default_workers
-    from study.tracking import worker_environment
+    from study.tracking_uri import worker_environment
 
     threads = specs[0].settings.threads
     workers = min(plan.config.workers or default_workers(threads), len(specs))

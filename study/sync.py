@@ -56,7 +56,7 @@ def send_study(
         InputError: the store cannot be used, or the study is still at work.
     """
     check_store(uri)
-    from study.tracking import Tracker  # loads MLflow, which takes seconds
+    from study.tracker import Tracker  # loads MLflow, which takes seconds
 
     tracker = Tracker(uri, experiment, folder)
     try:

@@ -21,6 +21,7 @@ SERVERS = {"http": 80, "https": 443}
 DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE_HEADER = b"SQLite format 3\x00"
 CONNECT_TIMEOUT_S = 4.0
+LAUNCHED_BY = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
 def is_project(folder: Path) -> bool:
@@ -148,3 +149,8 @@ def _check_file(uri: str, file: Path) -> None:
         raise InputError(f"tracking URI: {redact(uri)} cannot be written ({error.strerror})") from None
     if header and header != SQLITE_HEADER:
         raise InputError(f"tracking URI: {file} is not a SQLite file; allowed: a new file, or one that MLflow made")
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment for a training process: nothing in it makes MLflow write into the study's parent run."""
+    return {name: value for name, value in os.environ.items() if name not in LAUNCHED_BY}

@@ -61,6 +61,11 @@ SECTIONS: Mapping[str, Sequence[Chart]] = {
 FURTHER = ("divergence", "val", "final")  # sections that the page makes of metrics without a chart above
 
 
+def arms_of(study: Mapping[str, Any]) -> list[str]:
+    """``<regime>/<algorithm>`` of every arm that a study's description names."""
+    return [f"{r['name']}/{a['name']}" for r in study.get("regimes", ()) for a in study.get("algorithms", ())]
+
+
 def view_state(parent: str, arms: Sequence[str]) -> str:
     """The page's state for the study whose parent run this is: JSON, packed where a tag has no room for it.
 

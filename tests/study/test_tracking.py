@@ -28,8 +28,10 @@ from study.report import write_report
 from study.shipping import Shipper
 from study.summaries import summarise
 from study.table import collect
-from study.tracking import Tracker, TrackingError, fetch_study, worker_environment
-from study.tracking_notes import load_note, study_artifacts
+from study.tracker import Tracker
+from study.tracking_fetch import fetch_study
+from study.tracking_notes import TrackingError, load_note, study_artifacts
+from study.tracking_uri import worker_environment
 from study.tracking_view import read_view_state
 
 pytestmark = [
@@ -334,7 +336,7 @@ def test_a_missing_run_of_mlflow_run_is_one_clear_line(study: Study, monkeypatch
 OPEN_AND_HANG = """
 import json, sys, time
 from pathlib import Path
-from study.tracking import Tracker
+from study.tracker import Tracker
 out = Path(sys.argv[2])
 tracker = Tracker(sys.argv[1], "stability-shootout", out)
 tracker.open_study(json.loads((out / "study.json").read_text()))
