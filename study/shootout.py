@@ -25,6 +25,7 @@ from ptycho_torch.config_params import TrainingConfig
 from study.command import FINISHED, Parser, run_command
 from study.design import CONTROL, STUDY_VERSION, Design, Finished, RunSpec
 from study.settings import RunSettings, StudyConfig
+from study.tracking_uri import redact_words
 
 if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
     from study.data import DataFiles
@@ -53,17 +54,20 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any]) -> Plan:
     """Turn settings into runs; refuses what cannot work before anything is trained.
 
     Raises:
-        InputError: a bad setting, a scan that cannot be used, a folder that cannot be written.
+        InputError: a bad setting, a scan that cannot be used, a folder that cannot be written or is too small.
     """
+    from study.disk import require_space
     from study.presets import make_design
 
     design = make_design(config)
     if config.preset == "real" or overrides.get("data"):
         overrides = {**overrides, **scan_settings(overrides)}
-    design.next_runs(overrides, [])
+    first = design.next_runs(overrides, [])
     out = Path(config.out or f"results/{config.preset}").absolute()
     require_writable(out)
-    return Plan(config, design, overrides, out)
+    plan = Plan(config, design, overrides, out)
+    require_space(out, unfinished(plan, first))
+    return plan
 
 
 def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "replicates": len(design.replicates),
         "adaptive": plan.config.adaptive,
         "control": CONTROL,
-        "command": shlex.join(["python", "-m", "study.shootout", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "study.shootout", *redact_words(sys.argv[1:])]),
         "runs": [],
     }
 
@@ -170,6 +174,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
 
     What has finished decides what comes next, whether it was trained now or before.
     """
+    from study.disk import require_space
     from study.progress import StudyProgress
     from study.records import write_json
     from study.shipping import Shipper
@@ -185,6 +190,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
                 study["runs"] += [spec.run_id for spec in specs]
                 write_json(plan.out / STUDY_FILE, study)
                 todo = unfinished(plan, specs)
+                require_space(plan.out, todo)
                 progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
                 progress.expect(len(todo))
                 if todo:

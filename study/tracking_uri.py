@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -78,6 +79,16 @@ def redact(uri: str) -> str:
     plain = urlunsplit(SplitResult(parts.scheme, netloc, parts.path, "***" if parts.query else "", ""))
     # urlunsplit drops the empty authority of sqlite:///file
     return plain.replace(f"{parts.scheme}:/", f"{parts.scheme}:///", 1) if uri.startswith("sqlite:///") else plain
+
+
+def redact_words(words: Iterable[str]) -> list[str]:
+    """A command line's words without the credentials in the addresses among them.
+
+    >>> redact_words(["--seeds", "2", "--tracking-uri=http://me:secret@host"])
+    ['--seeds', '2', '--tracking-uri=http://***@host']
+    """
+    split = [re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL) for word in words]
+    return [(m[1] or "") + (redact(m[2]) if "://" in m[2] else m[2]) for m in split if m]
 
 
 def sqlite_file(uri: str) -> Path | None:
