@@ -69,8 +69,8 @@ def arms_table(arms: list[dict[str, Any]]) -> Table:
     """The arms of a study with their failure counts, for the terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, side in (
-        ("regime", "left"),
-        ("algorithm", "left"),
+        ("condition", "left"),
+        ("arm", "left"),
         ("ok", "right"),
         ("plateau", "right"),
         ("failed", "right"),
@@ -81,13 +81,13 @@ def arms_table(arms: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     previous = None
     for arm in arms:
-        if previous not in (None, arm["regime"]):
+        if previous not in (None, arm["condition"]):
             table.add_section()
-        previous = arm["regime"]
+        previous = arm["condition"]
         p = arm.get("p_vs_control")
         table.add_row(
-            str(arm["regime"]),
-            str(arm["algorithm"]),
+            str(arm["condition"]),
+            str(arm["label"]),
             *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed", "n")),
             _share(arm),
             "" if p is None or p != p else f"{p:.4f}",

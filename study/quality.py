@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho.metrics import r_factor, score
-from ptycho.reassembly import Stitched, stitch
 
 from ptycho.arrays import PtychoArrays, ScanSplits
+from ptycho.metrics import r_factor, score
+from ptycho.reassembly import Stitched, stitch
 
 SCORES = ("amp_ssim", "phase_ssim", "amp_mae", "phase_mae", "amp_psnr", "phase_psnr", "frc50", "r_factor")
 WELL_SEEN = 0.1  # of the largest weight: canvas pixels below it saw too little light to be scored
