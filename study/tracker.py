@@ -248,7 +248,8 @@ class Tracker:
             self._children[child.key, attempt] = child
         if note is None or (note.store, note.mlflow_run) != (store, child.run_id):
             note = RunNote(store=store, mlflow_run=child.run_id, attempt=attempt, started_ms=child.started_ms)
-            note.complete = result is not None and child.status == status_of(child.outcome)
+            ended = result is not None and child.outcome == result.get("outcome")  # not one that was only given up
+            note.complete = ended and child.status == status_of(child.outcome)
             note.save(folder)
         if not note.complete and child.status != "RUNNING":
             self._store.resume(child.run_id)

@@ -249,6 +249,19 @@ def test_what_is_sent_twice_is_there_once(study: Study) -> None:
     assert len(study.children()) == 1
 
 
+def test_a_run_whose_note_was_lost_and_whose_child_was_given_up_arrives_all_the_same(study: Study) -> None:
+    """As after a disk that was full when the child had been made: it ends as killed, the run itself had ended well."""
+    folder = study.run(0)
+    result = (folder / "result.json").read_text()
+    (folder / "result.json").unlink()
+    study.open().ship(folder)
+    (folder / "tracking.json").unlink()
+    (folder / "result.json").write_text(result)
+    assert study.open().ship(folder)
+    (child,) = study.children()
+    assert (child.info.status, child.data.tags["study.outcome"]) == ("FINISHED", "ok")
+
+
 def test_a_resumed_study_keeps_its_parent_and_goes_on_in_its_children(study: Study) -> None:
     done, begun = study.run(0), study.run(1)
     result = (begun / "result.json").read_text()
