@@ -31,7 +31,7 @@ def units_found_by_clipping(layer: nn.Module) -> list[Tensor]:
     for index in range(weight.numel()):
         if any(bool(m.view(-1)[index]) for m in masks):
             continue
-        gradient = torch.full_like(weight, 1e-6)
+        gradient = torch.full(weight.shape, 1e-6, dtype=weight.dtype)
         gradient.view(-1)[index] = 1.0
         weight.grad = gradient.clone()
         clip_gradients_(layer, algorithm="agc_unit", threshold=0.01)
