@@ -127,7 +127,8 @@ class PtychoPINN_Lightning(L.LightningModule):
         )
         if self._clipper_state:
             self.clipper.load_state_dict(self._clipper_state)
-        self.meter = UpdateMeter(list(self.model.parameters()))
+        flat = [p for group in self.optimizers().param_groups for p in group["params"]]  # type: ignore[union-attr]
+        self.meter = UpdateMeter(flat)  # few arrays that hold all weights
         self.trainer.should_stop = self.steps_done >= self.total_steps  # resumed where the budget was spent
 
     def on_train_start(self) -> None:

@@ -1,45 +1,131 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name.
+
+A small network has many small tensors, and an optimizer's step then costs calls, not arithmetic. So
+the weights are laid out in one array for each type, of which the parameters become views, and the
+optimizer steps these arrays, as real numbers also where the parameters are complex.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from ptycho_torch.clipping.norms import as_real
 from ptycho_torch.config_params import TrainingConfig
 
 ADAM_SECOND_MOMENT_DECAY = 0.999
 
 Parameters = Iterable[Tensor]
 
+
+class FlatParameters:
+    """Parameters of one type as views of one array.
+
+    This holds as long as they keep their memory: a module that moves to another device moves before.
+
+    Args:
+        parameters: dense, in whatever order their numbers lie in memory.
+
+    Attributes:
+        values: (n,) real, all weights, complex ones as pairs.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = parameters
+        flat = torch.cat([_as_it_lies(p.detach(), p) for p in parameters])
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.data = part.as_strided(p.shape, p.stride())
+        self.values = nn.Parameter(as_real(flat).view(-1))
+
+    def collect_gradient(self) -> None:
+        """Give ``values`` the gradients of the parameters."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        flat = torch.cat([_as_it_lies(g, p) for g, p in zip(gradients, self._parameters, strict=True)])
+        self.values.grad = as_real(flat).view(-1)
+
+    def clear_gradient(self) -> None:
+        """Take them away."""
+        for p in (self.values, *self._parameters):
+            p.grad = None
+
+
+def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
+    """(n,) the numbers of ``tensor`` in the order in which those of ``like`` lie in memory."""
+    order = sorted(range(like.ndim), key=like.stride, reverse=True)
+    return tensor.permute(order).reshape(-1)
+
+
+class _OnFlatParameters(torch.optim.Optimizer):
+    """An optimizer over :class:`FlatParameters`, one for each type, used like one over the parameters themselves."""
+
+    def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
+        by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for p in parameters:
+            if p.requires_grad:
+                by_type[p.dtype].append(p)
+        self._flat = [FlatParameters(alike) for alike in by_type.values()]
+        super().__init__([flat.values for flat in self._flat], **settings)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step with the gradients that the parameters have now; a parameter without one counts as zero."""
+        loss = None if closure is None else closure()
+        for flat in self._flat:
+            flat.collect_gradient()
+        super().step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for flat in self._flat:
+            flat.clear_gradient()
+
+
+class FlatAdam(_OnFlatParameters, torch.optim.Adam):
+    """Adam (Kingma & Ba 2015, Algorithm 1)."""
+
+
+class FlatAdamW(_OnFlatParameters, torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2)."""
+
+
+class FlatSGD(_OnFlatParameters, torch.optim.SGD):
+    """Gradient descent with momentum."""
+
+
 OPTIMIZERS: Mapping[str, Callable[[Parameters, TrainingConfig], Optimizer]] = {
-    "adam": lambda parameters, c: torch.optim.Adam(
+    "adam": lambda parameters, c: FlatAdam(
         parameters,
         lr=c.learning_rate,
         betas=(c.momentum, ADAM_SECOND_MOMENT_DECAY),
         weight_decay=c.weight_decay,
+        fused=True,
     ),
-    "adamw": lambda parameters, c: torch.optim.AdamW(
+    "adamw": lambda parameters, c: FlatAdamW(
         parameters,
         lr=c.learning_rate,
         betas=(c.momentum, ADAM_SECOND_MOMENT_DECAY),
         weight_decay=c.weight_decay,
+        fused=True,
     ),
-    "sgd": lambda parameters, c: torch.optim.SGD(
+    "sgd": lambda parameters, c: FlatSGD(
         parameters,
         lr=c.learning_rate,
         momentum=c.momentum,
         weight_decay=c.weight_decay,
+        fused=True,
     ),
 }
 
 
 def make_optimizer(parameters: Parameters, config: TrainingConfig) -> Optimizer:
-    """The configured optimizer over ``parameters``."""
+    """The configured optimizer over ``parameters``, which become views of flat arrays."""
     return OPTIMIZERS[config.optimizer](parameters, config)
 
 

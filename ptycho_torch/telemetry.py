@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ptycho_torch.clipping.norms import CHUNK
+
 FLUSH_EVERY_STEPS = 10
 
 
@@ -143,4 +145,9 @@ class UpdateMeter:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(list(tensors))).norm()
+    """0-d float64 norm: float32 sums of ``CHUNK`` numbers, float64 across them, exact to 1e-6 at any length."""
+    parts = []
+    for numbers in (tensor.reshape(-1) for tensor in tensors):
+        whole = len(numbers) - len(numbers) % CHUNK
+        parts += [torch.linalg.vector_norm(numbers[:whole].view(-1, CHUNK), dim=1), numbers[whole:]]
+    return torch.linalg.vector_norm(torch.cat(parts), dtype=torch.float64)
