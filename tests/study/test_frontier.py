@@ -25,21 +25,31 @@ from study.statistics import Estimate
 
 GRID = (0.0316, 0.1, 0.316, 1.0, 3.16, 10.0)
 Fails = Callable[[float], np.ndarray]
+ALL_STALL = 0.0
 
 
 def line(*failed: int, n: int = 6, rates: tuple[float, ...] = GRID) -> list[Point]:
     return [Point(rate, n, k, n - k) for rate, k in zip(rates, failed, strict=False)]
 
 
-def search(fails: Fails, n: int, first: tuple[float, ...] = GRID) -> list[Point]:
-    """What the search ends with, where ``fails`` says which of ``n`` replicates fail at a rate."""
-    points = [Point(rate, n, int(fails(rate).sum()), 0) for rate in first]
-    for _ in range(12):
+def search(fails: Fails, n: int, share_ok: float = ALL_STALL, seed: int = 0) -> list[Point]:
+    """What the search ends with, where ``fails`` says which of ``n`` replicates fail at a rate.
+
+    ``share_ok`` of the others are ok, the rest stalls.
+    """
+    rng = np.random.default_rng(seed)
+
+    def point(rate: float) -> Point:
+        failed = fails(rate)
+        return Point(rate, n, int(failed.sum()), int((~failed & (rng.random(n) < share_ok)).sum()))
+
+    points = [point(rate) for rate in GRID]
+    for _ in range(15):
         rates = next_rates(points)
         if not rates:
             return points
         assert not {p.rate for p in points} & set(rates), "no rate is tried twice"
-        points += [Point(rate, n, int(fails(rate).sum()), 0) for rate in rates]
+        points += [point(rate) for rate in rates]
     raise AssertionError("the search does not end")
 
 
@@ -153,13 +163,18 @@ def test_a_sharp_edge_is_found_wherever_it_is(lr50: float):
     assert len(points) <= 14
 
 
-def tolerances(rng: np.random.Generator, lr50: float, spread: float, tied: float, common: np.ndarray) -> Fails:
-    """Replicates whose own critical rates scatter by ``spread`` decades; ``tied``: share of that which a replicate
-    keeps at every rate and in every arm, the rest being drawn anew for each run."""
+def tolerances(
+    rng: np.random.Generator, lr50: float, spread: float, tied: float, common: np.ndarray, learns_from: float = 0.0
+) -> Fails:
+    """Replicates whose own critical rates scatter by ``spread`` decades.
+
+    ``tied`` is the share of that which a replicate keeps at every rate and in every arm, the rest being drawn anew
+    for each run. Below the rate ``learns_from`` nothing is learnt in time, which counts as failed, too.
+    """
 
     def fails(rate: float) -> np.ndarray:
         noise = math.sqrt(tied) * common + math.sqrt(1 - tied) * rng.standard_normal(len(common))
-        return math.log10(lr50) + spread * noise < math.log10(rate)
+        return (math.log10(lr50) + spread * noise < math.log10(rate)) | (rate < learns_from)
 
     return fails
 
@@ -167,14 +182,17 @@ def tolerances(rng: np.random.Generator, lr50: float, spread: float, tied: float
 @pytest.mark.parametrize("n", [6, 9])
 @pytest.mark.parametrize("spread", [0.05, 0.3])
 @pytest.mark.parametrize("tied", [0.0, 1.0])
-def test_the_intervals_cover_the_truth(n: int, spread: float, tied: float):
+@pytest.mark.parametrize(("share_ok", "learns_from"), [(ALL_STALL, 0.0), (0.6, 0.01)])
+def test_the_intervals_cover_the_truth(n: int, spread: float, tied: float, share_ok: float, learns_from: float):
     rng = np.random.default_rng(7)
     covered, covered_gain, error = [], [], []
-    for _ in range(150):
+    for seed in range(150):
         lr50, factor = 10 ** rng.uniform(-0.9, -0.1), 10 ** rng.uniform(0, 0.9)
         common = rng.standard_normal(n)
-        control = critical_rate(search(tolerances(rng, lr50, spread, tied, common), n))
-        arm = critical_rate(search(tolerances(rng, lr50 * factor, spread, tied, common), n))
+        control, arm = (
+            critical_rate(search(tolerances(rng, true, spread, tied, common, learns_from), n, share_ok, seed))
+            for true in (lr50, lr50 * factor)
+        )
         over = gain(arm, control)
         covered += [control.low <= lr50 <= control.high, arm.low <= lr50 * factor <= arm.high]
         covered_gain.append(over.low <= factor <= over.high)
