@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from ptycho.config.algorithms import ALGORITHMS
 from ptycho.config.config import DataConfig
 from ptycho.simulate import simulate_grid_lines
 
@@ -182,6 +183,18 @@ def test_another_folder_and_another_number_of_workers_give_the_same_numbers(stud
         study.runs().drop(columns=MAY_VARY),
         check_exact=True,
     )
+
+
+def test_all_nine_algorithms_meet_in_one_study(tmp_path: Path) -> None:
+    arms = [flag for name in ALGORITHMS for flag in ("--algo", name)]
+    toy = [*TOY, *arms, "--seeds", "1", "--regime", "overload", "--fault", "overload:rate=0.5,size=1000,onset=5"]
+    process = shootout(*toy, "--out", str(tmp_path / "out"), cwd=tmp_path, store=tmp_path / "s.db")
+    assert process.returncode == 0, process.stderr
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv", keep_default_na=False).set_index("algorithm")
+    assert set(runs.index) == set(ALGORITHMS)
+    assert set(runs["outcome"]) <= {"ok", "plateau", "failed"}
+    losses = runs["val_loss_final"].astype(str)
+    assert losses["agc"] != losses["agc_unit"] != losses["norm"] != losses["value"] != losses["none"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
