@@ -46,25 +46,25 @@ def fewest_failures(n: int, level: float = LEVEL) -> int:
 
 
 def upper_edge(points: Sequence[Point]) -> list[Point]:
-    """The points in rising order from the rate on at which most runs are ok.
+    """The points in rising order from the lowest rate on at which most runs live: failed least, none missing.
 
     Far below it a network has not learnt anything when its steps are over, and counts as failed for that; what is
     sought is the rate that is too high.
     """
     line = [p for p in sorted(points) if p.n]
-    most = max((p.ok for p in line), default=0)
-    return line[next((i for i, p in enumerate(line) if p.ok == most), 0) :]
+    most = max((p.n - p.failed for p in line), default=0)
+    return line[next((i for i, p in enumerate(line) if p.n - p.failed == most), 0) :]
 
 
 def critical_rate(points: Sequence[Point], level: float = LEVEL) -> Estimate:
     """LR50 with an exact interval.
 
-    From the rate at which most runs are ok upwards, each rate is tested for failing less than half of the time, until
-    one cannot be shown to; the last that could is the lower bound, and likewise from above. Testing in a fixed order
-    and stopping at the first that fails keeps the level without a correction (Maurer, Hothorn and Lehmacher 1995):
-    the bound is wrong only if the first rate beyond the true LR50 is, by chance, taken for one below it. Assumed are
-    independent replicates and a probability that rises with the rate from there on; nothing about its shape, or about
-    runs of different rates.
+    From the lowest rate at which most runs live upwards, each rate is tested for failing less than half of the time,
+    until one cannot be shown to; the last that could is the lower bound, and likewise from above. Testing in a fixed
+    order and stopping at the first that fails keeps the level without a correction (Maurer, Hothorn and Lehmacher
+    1995): the bound is wrong only if the first rate beyond the true LR50 is, by chance, taken for one below it.
+    Assumed are independent replicates and a probability that rises with the rate from there on; nothing about its
+    shape, or about runs of different rates.
 
     Returns:
         ``value`` interpolated as :func:`study.statistics.half_failure_rate` does, NaN where the rates do not
@@ -166,9 +166,10 @@ def describe(rate: Estimate) -> str:
 def next_rates(points: Sequence[Point], resolution: float = RESOLUTION) -> list[float]:
     """The rates to try next, at most three, in rising order; none when nothing is gained any more.
 
-    Where the best rate tried already fails, or the highest does not, the search goes beyond, and so it does below
-    a lowest rate at which most runs are ok, to see where the usable band begins. Inside, it halves (in the logarithm)
-    the gap in which LR50 lies and the two gaps at the ends of its interval, while they are wider than ``resolution``.
+    Where even the rate that fails least is not safe, or the highest does not, the search goes beyond, and so it does
+    below a lowest rate at which most runs are ok, to see where the usable band begins. Inside, it halves (in the
+    logarithm) the gap in which LR50 lies and the two gaps at the ends of its interval, while they are wider than
+    ``resolution``.
     """
     line = upper_edge(points)
     if not line:

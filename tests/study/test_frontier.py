@@ -70,6 +70,12 @@ def test_rates_too_low_to_learn_anything_are_no_sign_of_a_rate_too_high():
     assert next_rates(points) == next_rates([Point(0.01, 6, 0, 0), *line(0, 0, 2, 5, 6, 6)])
 
 
+def test_where_stalled_runs_are_many_the_best_of_them_are_no_place_to_start_from():
+    points = [Point(0.1, 6, 0, 1), Point(0.316, 6, 3, 3), Point(1.0, 6, 6, 0)]
+    assert critical_rate(points).value == pytest.approx(0.316)
+    assert critical_rate(points).low == 0.1
+
+
 def test_too_few_replicates_bound_nothing():
     found = critical_rate(line(0, 0, 5, 5, 5, 5, n=5))
     assert (found.low, found.high) == (0.0, math.inf)
