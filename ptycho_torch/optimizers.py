@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name.
 
 A small network has many small tensors, and an optimizer's step then costs calls, not arithmetic. So
-the weights are laid out in one array for each type, of which the parameters become views, and the
+small parameters become views of one array for each type, large ones are left where they are, and the
 optimizer steps these arrays, as real numbers also where the parameters are complex.
 """
 
@@ -21,6 +21,7 @@ from ptycho_torch.clipping.norms import as_real
 from ptycho_torch.config_params import TrainingConfig
 
 ADAM_SECOND_MOMENT_DECAY = 0.999
+SMALL = 2**18  # numbers of a parameter that shares an array: to copy a larger gradient costs more than a call
 
 Parameters = Iterable[Tensor]
 
@@ -39,7 +40,7 @@ class FlatParameters:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        flat = torch.cat([_as_it_lies(p.detach(), p) for p in parameters])
+        flat = _joined([_as_it_lies(p.detach(), p) for p in parameters])
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.data = part.as_strided(p.shape, p.stride())
         self.values = nn.Parameter(as_real(flat).view(-1))
@@ -47,7 +48,7 @@ class FlatParameters:
     def collect_gradient(self) -> None:
         """Give ``values`` the gradients of the parameters."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = torch.cat([_as_it_lies(g, p) for g, p in zip(gradients, self._parameters, strict=True)])
+        flat = _joined([_as_it_lies(g, p) for g, p in zip(gradients, self._parameters, strict=True)])
         self.values.grad = as_real(flat).view(-1)
 
     def clear_gradient(self) -> None:
@@ -62,15 +63,20 @@ def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.permute(order).reshape(-1)
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One array after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 class _OnFlatParameters(torch.optim.Optimizer):
-    """An optimizer over :class:`FlatParameters`, one for each type, used like one over the parameters themselves."""
+    """An optimizer over :class:`FlatParameters`, used like one over the parameters themselves."""
 
     def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
-        by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+        together: dict[object, list[Tensor]] = defaultdict(list)
         for p in parameters:
             if p.requires_grad:
-                by_type[p.dtype].append(p)
-        self._flat = [FlatParameters(alike) for alike in by_type.values()]
+                together[p.dtype if p.numel() <= SMALL else id(p)].append(p)
+        self._flat = [FlatParameters(group) for group in together.values()]
         super().__init__([flat.values for flat in self._flat], **settings)
 
     def step(self, closure: Any = None) -> Any:

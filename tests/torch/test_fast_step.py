@@ -16,7 +16,7 @@ from ptycho_torch.generators import build_generator
 from ptycho_torch.generators.networks import FNO
 from ptycho_torch.generators.spectral import SpectralConv2d, fourier_matrices
 from ptycho_torch.model import PtychoPINN
-from ptycho_torch.optimizers import OPTIMIZERS, make_optimizer
+from ptycho_torch.optimizers import OPTIMIZERS, SMALL, make_optimizer
 from ptycho_torch.telemetry import UpdateMeter
 
 PLAIN = {
@@ -154,10 +154,11 @@ def test_images_stay_channels_last_through_a_block() -> None:
 
 
 def weights() -> list[nn.Parameter]:
-    """Real, complex and oddly laid out ones, a number, and one that is frozen."""
+    """Real, complex, oddly laid out and large ones, a number, and one that is frozen."""
     torch.manual_seed(1)
     laid_out = torch.randn(3, 4, 2, dtype=torch.complex128).permute(1, 2, 0)
-    found = [torch.randn(3, 4), torch.randn(5, dtype=torch.complex128), laid_out, torch.randn(())]
+    large = torch.randn(3, 2, SMALL // 5, dtype=torch.complex128).permute(2, 0, 1)
+    found = [torch.randn(3, 4), torch.randn(5, dtype=torch.complex128), laid_out, torch.randn(()), large]
     return [*(nn.Parameter(w) for w in found), nn.Parameter(torch.randn(2), requires_grad=False)]
 
 
@@ -202,7 +203,7 @@ def test_a_parameter_without_gradient_stays() -> None:
     optimizer = make_optimizer(parameters, TrainingConfig(learning_rate=0.1))
     parameters[0].grad = torch.ones_like(parameters[0])
     optimizer.step()
-    assert [torch.equal(a, b) for a, b in zip(parameters, before, strict=True)] == [False, True, True, True, True]
+    assert [torch.equal(a, b) for a, b in zip(parameters, before, strict=True)] == [False, True, True, True, True, True]
 
 
 def test_an_optimizer_calls_its_closure_and_returns_the_loss() -> None:
