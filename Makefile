@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 shootout: $(STAMP)
 	$(BIN)/python -m study.shootout $(ARGS)
 
+test: ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
