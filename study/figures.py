@@ -34,15 +34,15 @@ from study.gallery import gallery, gallery_data
 from study.summaries import ArmSummary
 from study.table import Tables
 
-MOST_CONDITIONS = 12
+MOST_CONDITIONS = 6
 
 
 def draw_all(tables: Tables, arms: Sequence[ArmSummary]) -> Iterator[Drawing]:
-    """Every figure that the study has data for, one at a time; at most 12 conditions of each kind."""
+    """Every figure that the study has data for, one at a time, for the conditions that are worth drawing."""
     if not len(tables.runs):
         return
     runs = labelled(tables)
-    shown = list(dict.fromkeys(runs["condition"]))[:MOST_CONDITIONS]
+    shown = drawn_conditions(arms)
     runs = runs[runs["condition"].isin(shown)]
     chosen = [arm for arm in arms if arm.condition in shown]
     yield from _overviews(tables, runs, chosen, arms)
@@ -52,6 +52,15 @@ def draw_all(tables: Tables, arms: Sequence[ArmSummary]) -> Iterator[Drawing]:
         counts = {arm.label: _outcomes(arm) for arm in chosen if arm.condition == condition}
         parts = (frame[frame["condition"] == condition] for frame in (losses, gradients, galleries))
         yield from _of_condition(tables.out, f"{number:02d}_{slug(condition)}", condition, counts, *parts)
+
+
+def drawn_conditions(arms: Sequence[ArmSummary]) -> list[str]:
+    """All conditions; of more than six, those in which most arms meet and, of these, differ most. In their order."""
+    meeting: dict[str, list[float]] = {}
+    for arm in arms:
+        meeting.setdefault(arm.condition, []).append(arm.p_not_ok)
+    telling = sorted(meeting, key=lambda name: (len(meeting[name]), np.ptp(np.nan_to_num(meeting[name]))), reverse=True)
+    return [name for name in meeting if name in telling[:MOST_CONDITIONS]]
 
 
 def _outcomes(arm: ArmSummary) -> str:

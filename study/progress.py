@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -65,20 +66,23 @@ class StudyProgress:
             self.say(f"{self._done}/{self._total} runs in {time.monotonic() - self._start:.0f} s: {words}")
 
 
-def arms_table(arms: list[dict[str, Any]]) -> Table:
-    """The arms of a study with their failure counts, for the terminal."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, side in (
-        ("condition", "left"),
-        ("arm", "left"),
-        ("ok", "right"),
-        ("plateau", "right"),
-        ("failed", "right"),
-        ("of", "right"),
-        ("p(fail) 95%", "right"),
-        ("p vs control", "right"),
-    ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """What a study found, for the terminal: critical rates where it searched them, otherwise its arms."""
+    return rates_table(summary["frontier"]) if summary["frontier"] else arms_table(summary["arms"])
+
+
+def rates_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """The critical learning rate of each arm, its gain over the control and its usable band."""
+    table = _table(("setting", "arm"), ("LR50 (95%)", "gain (95%)", "usable decades"))
+    for line in lines:
+        numbers = line["lr50_text"], line["gain_text"], f"{line['usable_decades']:.2g}"
+        table.add_row(line["setting"], line["label"], *numbers)
+    return table
+
+
+def arms_table(arms: Sequence[Mapping[str, Any]]) -> Table:
+    """The arms of a study with their failure counts."""
+    table = _table(("condition", "arm"), ("ok", "plateau", "failed", "of", "p(fail) 95%", "p vs control"))
     previous = None
     for arm in arms:
         if previous not in (None, arm["condition"]):
@@ -95,7 +99,16 @@ def arms_table(arms: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _share(arm: dict[str, Any]) -> str:
+def _table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in texts:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _share(arm: Mapping[str, Any]) -> str:
     """The failure probability with its interval; nothing where no run could be judged."""
     if arm["p_fail"] is None:
         return ""

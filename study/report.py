@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def write_report(out: Path) -> Path:
     verdict = decide(tables, arms)
     write_text(out / "summary.json", json.dumps(summary(tables, arms, verdict), indent=1, allow_nan=False) + "\n")
     figures = [save_figure(out / "figures", drawing) for drawing in draw_all(tables, arms)]
+    remove_former(out / "figures", {figure["name"] for figure in figures})
     context = report_context(tables, arms, verdict, figures)
     write_text(out / "report.md", render("report.md.j2", context))
     write_text(out / "report.html", render("report.html.j2", context))
@@ -113,6 +114,13 @@ def save_figure(folder: Path, drawing: Drawing) -> dict[str, Any]:
         "name": drawing.name, "title": drawing.title, "caption": drawing.caption, "alt": drawing.alt,
         "data": base64.b64encode(png).decode(), "width": width, "height": height, "shown_px": round(width / DPI * 110),
     }  # fmt: skip
+
+
+def remove_former(folder: Path, names: Set[str]) -> None:
+    """Remove numbered figures of an earlier report that this one does not have; nothing else in the folder."""
+    for path in folder.glob("*_[0-9][0-9]_*.*"):
+        if path.suffix in (".png", ".csv") and path.stem not in names:
+            path.unlink()
 
 
 def study_folder(source: str, tracking_uri: str | None = None) -> Path:

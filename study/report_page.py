@@ -14,7 +14,7 @@ from study.arms import median
 from study.critical_rates import frontier
 from study.drawing import p_text
 from study.figure_data import labelled
-from study.figures import MOST_CONDITIONS
+from study.figures import drawn_conditions
 from study.summaries import ArmSummary
 from study.table import RUN_COLUMNS, Tables
 from study.verdict import Verdict
@@ -31,7 +31,7 @@ def report_context(
     tables: Tables, arms: Sequence[ArmSummary], verdict: Verdict, figures: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Everything the templates say, as plain values."""
-    conditions = list(dict.fromkeys(arm.condition for arm in arms))
+    conditions, drawn = list(dict.fromkeys(arm.condition for arm in arms)), drawn_conditions(arms)
     return {
         "study": tables.study,
         "title": tables.study.get("title") or "Stability study",
@@ -40,7 +40,7 @@ def report_context(
         "conditions": [condition_context(name, arms, tables.runs) for name in conditions],
         "frontier": frontier(arms, tables.control).to_dict("records"),
         "figures": figures,
-        "left_out": conditions[MOST_CONDITIONS:],
+        "left_out": [name for name in conditions if name not in drawn],
         "methods": methods_context(tables, arms),
         "run_columns": RUN_TABLE,
         "runs": labelled(tables)[list(RUN_TABLE)].to_dict("records") if len(tables.runs) else [],

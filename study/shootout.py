@@ -330,14 +330,15 @@ def command() -> int:
     """Run a study from the command line."""
     from rich.console import Console
 
-    from study.progress import arms_table
+    from study.progress import results_table
 
     namespace = build_parser().parse_args()
     plan = make_plan(StudyConfig(**chosen(namespace, StudyConfig)), chosen(namespace, RunSettings))
     report = run_study(plan)
-    arms = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))["arms"]
+    summary = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))
     console = Console(highlight=False)
-    console.print(arms_table(arms))
+    console.print(results_table(summary))
+    console.print(summary["verdict"]["headline"], markup=False)
     console.print(f"report: {report}", soft_wrap=True, markup=False)
     return FINISHED
 

@@ -41,6 +41,14 @@ def test_every_kind_of_figure_is_drawn(draw):
         assert drawing.caption.endswith(".")
 
 
+def test_of_many_conditions_those_are_drawn_that_set_most_arms_apart(draw):
+    alike = {f"alike {k}": {"none": (3, 0, 0), "agc": (3, 0, 0)} for k in range(7)}
+    lonely = {"lonely": {"none": (0, 0, 3)}}
+    apart = {f"apart {k}": {"none": (0, 0, 3), "agc": (3, 0, 0)} for k in range(6)}
+    drawn = draw({**alike, **lonely, **apart})["failure_probability"].data["condition"]
+    assert list(dict.fromkeys(drawn)) == list(apart)
+
+
 def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_study_json, write_run):
     write_study_json(tmp_path, ["overload"], ["none"])
     for replicate, (outcome, level) in enumerate([("ok", 1.0), ("ok", 3.0), ("failed", 50.0)]):

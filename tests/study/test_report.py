@@ -241,3 +241,14 @@ def test_nothing_heavy_is_imported():
     code = f"import sys, study.report; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_figures_of_an_earlier_report_go_and_a_readers_own_files_stay(tmp_path, write_study_folder):
+    folder = write_study_folder(tmp_path, TWO_ARMS, **SHORT)
+    former, own = folder / "figures" / "loss_07_no_more.png", folder / "figures" / "for_my_talk.png"
+    former.parent.mkdir(exist_ok=True)
+    former.touch()
+    own.touch()
+    write_report(folder)
+    assert (former.exists(), own.exists()) == (False, True)
+    assert (folder / "figures" / "loss_01_overload.png").exists()
