@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,10 @@ class PtychoArrays:
         patches_true: (B, C, N, N) complex64, the object under each frame, or None.
         probe_scale: factor that brought the power of the probe as found to the counts (1 if simulated).
         faulty: (B,) bool, frames that carry a fault that was put in.
+        mask: (N, N) bool, True where the detector can be believed; None where it can everywhere. Other pixels
+            have amplitude 0, and no loss, baseline, score or scale looks at them.
         name: what the arrays are, in a few words.
+        about: what a real scan's file and settings said, for the record.
     """
 
     amplitude: NDArray[np.float32]
@@ -41,7 +45,9 @@ class PtychoArrays:
     patches_true: NDArray[np.complex64] | None = None
     probe_scale: float = 1.0
     faulty: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | None = None
     name: str = ""
+    about: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         b, c, n, n2 = self.amplitude.shape if self.amplitude.ndim == 4 else (0, 0, 0, -1)
@@ -57,6 +63,19 @@ class PtychoArrays:
             raise InputError(
                 f"{self.name}: probe has shape {self.probe.shape}; frames of {n} px need (modes, {n}, {n})"
             )
+        if self.mask is not None:
+            self._hide(self.mask)
+
+    def _hide(self, mask: NDArray[np.bool_]) -> None:
+        """Set masked pixels to zero, in a copy where they are anything else."""
+        n = self.frame_size_px
+        if mask.shape != (n, n) or mask.dtype != np.bool_ or not mask.any():
+            raise InputError(
+                f"{self.name}: mask has shape {mask.shape}, type {mask.dtype} and {np.count_nonzero(mask)} "
+                f"good pixels; frames of {n} px need ({n}, {n}) bool with some"
+            )
+        if self.amplitude[..., ~mask].any():
+            object.__setattr__(self, "amplitude", np.where(mask, self.amplitude, np.float32(0)))
 
     @property
     def n_frames(self) -> int:
@@ -85,7 +104,8 @@ class PtychoArrays:
     def digest(self) -> str:
         """Hash of the measured numbers: the first 32 hexadecimal digits of a SHA-256."""
         sha = hashlib.sha256()
-        for array in (self.amplitude, self.positions_px, self.probe):
+        masks = () if self.mask is None else (self.mask,)
+        for array in (self.amplitude, self.positions_px, self.probe, *masks):
             sha.update(str((array.dtype, array.shape)).encode())
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:32]

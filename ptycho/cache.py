@@ -12,6 +12,7 @@ Shape legend: B frames, C = gridsize**2 channels (last in the file), P probe mod
 | ``probe_modes`` | (P, N, N) complex64 | all of them, where there is more than one |
 | ``photons_per_intensity`` | float64 | photons for one unit of model intensity |
 | ``probe_scale`` | float64 | factor that brought the probe's power to the counts |
+| ``detector_mask`` | (N, N) bool | True where the detector can be believed; missing where it can everywhere |
 | ``YY_ground_truth``, ``norm_Y_I`` | | test split only: the object again, and sqrt(photons_per_intensity) |
 | ``_metadata`` | unicode | JSON object |
 
@@ -34,19 +35,20 @@ import scipy
 from numpy.typing import NDArray
 
 from ptycho.arrays import PtychoArrays
-from ptycho.config.config import DataConfig
+from ptycho.config.config import DataConfig, ScanConfig
 from ptycho.errors import InputError
 from ptycho.npz import Arrays, check_numbers, read_npz, require
 from ptycho.probe import as_modes
 from ptycho.simulate import simulate_grid_lines
 
 REQUIRED = ("diffraction", "Y_I", "Y_phi", "coords_nominal", "probeGuess")
-OPTIONAL = ("probe_modes", "YY_full", "photons_per_intensity", "probe_scale", "_metadata")
+OPTIONAL = ("probe_modes", "YY_full", "photons_per_intensity", "probe_scale", "detector_mask", "_metadata")
 DEFAULT_NPHOTONS = 1e9  # mean photons of a frame where a file of the earlier study does not say
 
 RECIPE = 1  # raise it with any change to the simulation that changes its numbers
 SPLITS = ("train", "validation", "test")
-NOT_SIMULATED = ("data", "test_fraction", "fault")  # settings that the simulation does not look at
+# settings that the simulation does not look at
+NOT_SIMULATED = ("data", "test_fraction", "fault", *(field.name for field in dataclasses.fields(ScanConfig)))
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,9 @@ def save_split(path: str | Path, arrays: PtychoArrays, metadata: dict[str, Any])
     """
     path = Path(path)
     content = _content(arrays)
-    content["_metadata"] = np.array(json.dumps({"name": arrays.name} | metadata, sort_keys=True))
+    content["_metadata"] = np.array(
+        json.dumps({"name": arrays.name, "about": dict(arrays.about)} | metadata, sort_keys=True)
+    )
     if metadata.get("split") == "test" and arrays.object_true is not None:
         content["YY_ground_truth"] = arrays.object_true
         content["norm_Y_I"] = np.array(np.sqrt(arrays.photons_per_intensity))
@@ -89,6 +93,8 @@ def _content(arrays: PtychoArrays) -> dict[str, NDArray[Any]]:
     }
     if arrays.object_true is not None:
         content["YY_full"] = arrays.object_true
+    if arrays.mask is not None:
+        content["detector_mask"] = arrays.mask
     if len(arrays.probe) > 1:
         content["probe_modes"] = arrays.probe
     return content
@@ -141,7 +147,9 @@ def load_split(path: str | Path) -> PtychoArrays:
         object_true=_object(path, stored),
         patches_true=_patches(stored),
         probe_scale=_positive(path, "probe_scale", stored["probe_scale"]) if "probe_scale" in stored else 1.0,
+        mask=_mask(path, stored),
         name=str(metadata.get("name", path.name)),
+        about=metadata.get("about", {}),
     )
 
 
@@ -176,6 +184,13 @@ def _object(path: Path, stored: Arrays) -> NDArray[np.complex64] | None:
     if obj.ndim != 2:
         raise InputError(f"{path}: YY_full has shape {stored['YY_full'].shape}; allowed: (height, width)")
     return obj.astype(np.complex64)
+
+
+def _mask(path: Path, stored: Arrays) -> NDArray[np.bool_] | None:
+    mask = stored.get("detector_mask")
+    if mask is not None and mask.dtype != np.bool_:
+        raise InputError(f"{path}: detector_mask has type {mask.dtype}; allowed: bool")
+    return mask
 
 
 def _metadata(path: Path, stored: Arrays) -> dict[str, Any]:

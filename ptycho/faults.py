@@ -104,7 +104,8 @@ def inject(train: PtychoArrays, faults: Sequence[Fault], seed: int) -> list[Faul
 
     A frame that several faults hit keeps them all: from each onset on it is served with every fault
     that has set in by then. The list is in ascending order of onset, with one entry for each onset, so
-    that at a given step the last entry which holds a frame and has set in is the one to serve.
+    that at a given step the last entry which holds a frame and has set in is the one to serve. Masked pixels
+    show no fault.
 
     Args:
         train: the scan, left as it is.
@@ -150,6 +151,8 @@ def _from_onset(train: PtychoArrays, hits: Sequence[_Hit], onset: int, brightest
     index = np.unique(np.concatenate([hit.index for hit in active if hit.fault.onset == onset]))
     frames = [_faulty_frame(train, [hit for hit in active if i in hit.index], int(i), brightest) for i in index]
     amplitude = np.sqrt(np.stack([frame.counts for frame in frames]) / train.photons_per_intensity)
+    if train.mask is not None:
+        amplitude[..., ~train.mask] = 0
     return FaultyFrames(
         index=index,
         amplitude=amplitude.astype(np.float32),

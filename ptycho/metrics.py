@@ -155,11 +155,14 @@ def frc50(frequency: NDArray[np.float64], correlation: NDArray[np.float64]) -> f
     return float(frequency[i - 1] + part * (frequency[i] - frequency[i - 1]))
 
 
-def r_factor(measured: NDArray[Any], predicted: NDArray[Any]) -> float:
+def r_factor(measured: NDArray[Any], predicted: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> float:
     """Sum of |measured - predicted| amplitudes over the sum of the measured ones, any shape.
 
-    nan where nothing was measured, or where either is not finite.
+    Only pixels (N, N) of a mask count, where there is one. nan where nothing was measured, or where either
+    is not finite.
     """
+    if mask is not None:
+        measured, predicted = measured[..., mask], predicted[..., mask]
     measured, predicted = measured.astype(np.float64), predicted.astype(np.float64)
     total = float(np.sum(measured))
     if total == 0 or not (np.isfinite(total) and np.isfinite(predicted).all()):

@@ -94,15 +94,31 @@ def normalise_probe(probe: NDArray[np.complex64]) -> tuple[NDArray[np.complex64]
     return (probe / unit).astype(np.complex64), unit
 
 
-def match_power(probe: NDArray[np.complex64], mean_counts: float) -> tuple[NDArray[np.complex64], float]:
-    """Rescale a probe so that its power is the mean number of counts of a frame.
+def match_power(
+    probe: NDArray[np.complex64], mean_counts: float, mask: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.complex64], float]:
+    """Rescale a probe so that it brings the mean number of counts of a frame to the detector.
 
     An object of modulus 1 then gives frames as bright as the measured ones.
 
+    Args:
+        probe: (P, N, N).
+        mean_counts: of a frame, over its good pixels.
+        mask: (N, N) good pixels; what the probe sends to others is not counted.
+
     Returns:
         the rescaled probe, and the factor on its power (the amplitude takes the factor's root).
+
+    Raises:
+        InputError: all of the probe's light falls on masked pixels.
     """
-    factor = mean_counts / probe_power(probe)
+    power = probe_power(probe)
+    if mask is not None:
+        far_field = np.fft.fftshift(np.fft.fft2(probe.astype(np.complex128), norm="ortho"), axes=(-2, -1))
+        power = float(np.sum(np.abs(far_field[:, mask]) ** 2))
+    if power == 0:
+        raise InputError("mask: it hides all pixels to which the probe sends light")
+    factor = mean_counts / power
     return (probe * np.sqrt(factor)).astype(np.complex64), factor
 
 

@@ -7,12 +7,13 @@ rows r - N // 2 to r - N // 2 + N - 1, columns likewise.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.arrays import PtychoArrays
+from ptycho.arrays import PtychoArrays, ScanSplits
 from ptycho.errors import InputError
 
 
@@ -98,3 +99,44 @@ def split_frames(arrays: PtychoArrays, sizes: tuple[int, ...], rng: np.random.Ge
     """Cut a scan, in a random order, into parts of the given numbers of frames and a last part of the rest."""
     order = rng.permutation(arrays.n_frames)
     return [arrays.take(part) for part in np.split(order, np.cumsum(sizes))]
+
+
+def group_neighbours(arrays: PtychoArrays, gridsize: int) -> PtychoArrays:
+    """Stack neighbouring frames of a scan of single frames as channels.
+
+    Each frame is used once, so that parts of a later split share none; see ``neighbour_groups``.
+
+    Raises:
+        InputError: too few frames, or frames that are stacked already in another way.
+    """
+    channels = arrays.amplitude.shape[1]
+    if channels == gridsize**2:
+        return arrays
+    if channels != 1:
+        raise InputError(f"gridsize: {gridsize} asked for, but {arrays.name} has {channels} channels")
+    groups = neighbour_groups(arrays.positions_px[:, 0], gridsize**2)
+    return dataclasses.replace(
+        arrays,
+        amplitude=arrays.amplitude[groups, 0],
+        positions_px=arrays.positions_px[groups, 0],
+        patches_true=None if arrays.patches_true is None else arrays.patches_true[groups, 0],
+        faulty=None if arrays.faulty is None else np.any(arrays.faulty[groups], axis=1),
+    )
+
+
+def split_scan(arrays: PtychoArrays, validation_fraction: float, test_fraction: float, seed: int) -> ScanSplits:
+    """Split the frames of one scan at random, at least one to each part.
+
+    Neighbouring frames overlap, so a held-out frame of the same scan is a weaker test than another object.
+
+    Raises:
+        InputError: the fractions leave nothing for one of the parts.
+    """
+    sizes = tuple(max(1, round(part * arrays.n_frames)) for part in (validation_fraction, test_fraction))
+    if sum(sizes) >= arrays.n_frames:
+        raise InputError(
+            f"{arrays.name}: {arrays.n_frames} frames leave none to train on; "
+            f"{sizes[0]} go to validation and {sizes[1]} to the test"
+        )
+    validation, test, train = split_frames(arrays, sizes, np.random.default_rng(seed))
+    return ScanSplits(train=train, validation=validation, test=test)

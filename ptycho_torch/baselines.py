@@ -71,7 +71,8 @@ def best_constant(train: Tensor, probe: Tensor, loss_mode: str, scale: LossScale
     def mean_loss(log_amplitude: float) -> float:
         return float(LOSSES[loss_mode](empty * math.exp(2 * log_amplitude), train, scale).mean())
 
-    start = 0.5 * math.log(float((train**2).mean() / empty.mean()))
+    seen = empty if scale.mask is None else empty * scale.mask
+    start = 0.5 * math.log(float((train**2).mean() / seen.mean()))
     found = minimize_scalar(mean_loss, bounds=(start - 3, start + 3), method="bounded", options={"xatol": 1e-5})
     return math.exp(float(found.x))
 

@@ -1,6 +1,7 @@
 """The losses, each divided by what the training set measures on average, so that scans compare.
 
-Both take intensities (B, C, N, N) in model units and return one value per frame, (B,).
+Both take intensities (B, C, N, N) in model units and return one value per frame, (B,). Masked pixels of the
+detector count in neither a loss nor its scale.
 """
 
 from __future__ import annotations
@@ -26,27 +27,38 @@ class LossScale:
         amplitude: mean amplitude per pixel, model units.
         intensity: mean intensity per pixel, model units.
         photons_per_intensity: photons for one unit of model intensity.
+        mask: (N, N) bool, True where the detector can be believed; None where it can everywhere.
     """
 
     amplitude: float
     intensity: float
     photons_per_intensity: float
+    mask: Tensor | None = None
 
     @classmethod
     def of(cls, train: PtychoArrays) -> LossScale:
         """The scale of a training set."""
-        amplitude = train.amplitude.astype(np.float64)
+        seen = train.amplitude if train.mask is None else train.amplitude[..., train.mask]
+        amplitude = seen.astype(np.float64)
         return cls(
             amplitude=float(amplitude.mean()),
             intensity=float((amplitude**2).mean()),
             photons_per_intensity=train.photons_per_intensity,
+            mask=None if train.mask is None else torch.from_numpy(train.mask),
         )
+
+    def frame_means(self, pixels: Tensor) -> Tensor:
+        """(B,) means of (B, C, N, N) over the pixels that can be believed; no gradient reaches the others."""
+        if self.mask is None:
+            return pixels.mean(dim=(1, 2, 3))
+        mask = self.mask.to(pixels.device)
+        return pixels.where(mask, 0).sum(dim=(1, 2, 3)) / (mask.sum() * pixels.shape[1])
 
 
 def mae(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> Tensor:
     """Mean absolute error of amplitudes over their mean, per frame."""
     amplitude = torch.sqrt(predicted + TINY_INTENSITY)
-    return (amplitude - measured_amplitude).abs().mean(dim=(1, 2, 3)) / scale.amplitude
+    return scale.frame_means((amplitude - measured_amplitude).abs()) / scale.amplitude
 
 
 def poisson(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> Tensor:
@@ -59,7 +71,7 @@ def poisson(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> 
     rate = predicted + background
     counts = measured_amplitude * measured_amplitude + background
     deviance = rate - counts + counts * torch.log(counts / rate)
-    return deviance.mean(dim=(1, 2, 3)) / scale.intensity
+    return scale.frame_means(deviance) / scale.intensity
 
 
 LOSSES: Mapping[str, Callable[[Tensor, Tensor, LossScale], Tensor]] = {"mae": mae, "poisson": poisson}

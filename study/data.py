@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 from ptycho.cache import cached_grid_lines, save_split
-from ptycho.config.config import DataConfig
+from ptycho.config.config import DataConfig, ScanConfig
 from ptycho.config.settings import project
 from ptycho.errors import InputError
-from ptycho.readers import read_scan, split_scan
+from ptycho.readers import read_scan, scan_sources, split_scan
 from study.seeds import seeds_of
 from study.settings import RunSettings
 
@@ -50,22 +51,20 @@ def file_digest(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); allowed: a scan's file") from None
 
 
-def scan_frame_size(path: Path) -> int:
-    """N of a scan's frames; reads and so checks the whole scan.
+def scan_frame_size(path: Path, scan: ScanConfig) -> int:
+    """N of a scan's frames as they are handed on; reads and so checks the whole scan.
 
     Raises:
         InputError: the file cannot be used.
     """
-    return read_scan(path).frame_size_px
+    return read_scan(path, settings=scan).frame_size_px
 
 
 def _cached_scan(settings: RunSettings, seed: int, folder: Path) -> DataFiles:
-    path = Path(str(settings.data))
-    said = [file_digest(path), settings.gridsize, settings.validation_fraction, settings.test_fraction, seed]
-    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-    files = DataFiles(*(folder / f"scan-{key}-{name}.npz" for name in DataFiles._fields))
+    path, scan = Path(str(settings.data)), ScanConfig(**project(settings, ScanConfig))
+    files = DataFiles(*(folder / f"scan-{_key(settings, scan, path, seed)}-{name}.npz" for name in DataFiles._fields))
     if not all(file.exists() for file in files):
-        arrays = read_scan(path, gridsize=settings.gridsize)
+        arrays = read_scan(path, settings.gridsize, settings.nphotons, scan)
         if arrays.frame_size_px != settings.N:
             raise InputError(f"N: {settings.N} px, but the frames of {path} have {arrays.frame_size_px} px")
         splits = split_scan(arrays, settings.validation_fraction, settings.test_fraction, seed)
@@ -73,3 +72,16 @@ def _cached_scan(settings: RunSettings, seed: int, folder: Path) -> DataFiles:
         for file, part in zip(files, (splits.train, splits.validation, splits.test), strict=True):
             save_split(file, part, {"source": path.name, "seed": seed})
     return files
+
+
+def _key(settings: RunSettings, scan: ScanConfig, path: Path, seed: int) -> str:
+    """A hash of all that decides the frames of a real scan: its files, and how they are read and split."""
+    said = {
+        "files": [file_digest(file) for file in scan_sources(path, scan)],
+        "scan": dataclasses.asdict(scan),
+        "gridsize": settings.gridsize,
+        "nphotons": settings.nphotons,
+        "fractions": (settings.validation_fraction, settings.test_fraction),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

@@ -70,11 +70,12 @@ class TorchRunnerConfig(TrainingConfig, ModelConfig, FaultConfig):
 
 
 class Trained(NamedTuple):
-    """What a training leaves: the module, its records, the wall time in seconds."""
+    """What a training leaves: the module, its records, the wall time in seconds, what its scan's file said."""
 
     module: PtychoPINN_Lightning
     recorder: RunRecorder
     wall_s: float
+    about: Mapping[str, Any]
 
 
 def load_cached_dataset(path: str | Path) -> PtychoArrays:
@@ -171,7 +172,7 @@ def run_torch_training(
     trainer.fit(module, steps, validation, ckpt_path=checkpoint, weights_only=True)
     if not recorder.evals or recorder.evals[-1].step != module.steps_done:
         trainer.validate(module, validation, verbose=False)
-    return Trained(module, recorder, time.perf_counter() - start)
+    return Trained(module, recorder, time.perf_counter() - start, splits.train.about)
 
 
 def planned_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
@@ -270,6 +271,7 @@ def realised_settings(cfg: TorchRunnerConfig, trained: Trained) -> dict[str, Any
         "learning_rate": max(rates, default=cfg.learning_rate),
         "learning_rate_last": rates[-1] if rates else None,
         "n_parameters": count_parameters(module.model),
+        **{f"scan_{name}": value for name, value in trained.about.items()},
         **{f"version_{name}": version for name, version in software_versions().items()},
     }
 

@@ -58,7 +58,7 @@ def compute_metrics(predict: Predict, splits: ScanSplits) -> Quality:
     """
     test_patches, test_amplitude = predict(splits.test)
     scores = Quality.unscored().scores
-    scores["r_factor"] = r_factor(splits.test.amplitude, test_amplitude)
+    scores["r_factor"] = r_factor(splits.test.amplitude, test_amplitude, splits.test.mask)
     if splits.test.object_true is None:
         stitched = _stitch_all(predict, splits, test_patches)
         return Quality(scores=scores, stitched=stitched)

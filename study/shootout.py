@@ -7,6 +7,7 @@ finished study only has its report written anew.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import math
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ptycho.config.config import DataConfig, ModelConfig
+from ptycho.config.config import DataConfig, ModelConfig, ScanConfig
 from ptycho.config.settings import add_flags, chosen
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
@@ -71,16 +72,24 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any]) -> Plan:
 
 
 def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a scan's file decides: its full path and N."""
+    """The settings that a scan's file decides: N, and the full paths of what is read.
+
+    Raises:
+        InputError: no scan, one that cannot be used, or frames of another size than ``N``.
+    """
     from study.data import scan_frame_size
 
     if not overrides.get("data"):
         raise InputError("data: the preset real needs a scan; give --data FILE")
-    path = Path(overrides["data"]).absolute()
-    size = scan_frame_size(path)
+    paths = {name: str(Path(overrides[name]).absolute()) for name in ("data", "scan_probe") if overrides.get(name)}
+    said = {field.name for field in dataclasses.fields(ScanConfig)} & set(overrides)
+    size = scan_frame_size(Path(paths["data"]), ScanConfig(**{name: {**overrides, **paths}[name] for name in said}))
     if overrides.get("N", size) != size:
-        raise InputError(f"N: {overrides['N']} px, but the frames of {path} have {size} px")
-    return {"N": size, "data": str(path)}
+        raise InputError(
+            f"N: {overrides['N']} px, but the frames of {paths['data']} have {size} px; "
+            "--scan-crop makes them smaller in the far field, --scan-bin in the field of view"
+        )
+    return {"N": size, **paths}
 
 
 def require_writable(out: Path) -> None:

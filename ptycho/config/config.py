@@ -17,6 +17,7 @@ Architecture = Literal["cnn", "fno", "fno_vanilla", "hybrid", "stable_hybrid"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["none", "warmup_cosine", "plateau"]
 LossMode = Literal["mae", "poisson"]
+ScanAxes = Literal["keep", "flip_y", "flip_x", "flip_both", "swap", "swap_flip_y", "swap_flip_x", "swap_flip_both"]
 
 U_SHAPED = ("cnn", "hybrid", "stable_hybrid")
 SMALLEST_LEVEL_PX = 2
@@ -54,8 +55,68 @@ class FaultConfig:
                 parse_fault(text)
 
 
+def beam_centre(text: str) -> str | tuple[float, float]:
+    """Where a frame has its zero frequency: the word ``auto``, ``corner`` or ``centre``, or (row, column) in px.
+
+    >>> beam_centre("corner"), beam_centre("255.5,260")
+    ('corner', (255.5, 260.0))
+
+    Raises:
+        InputError: anything else.
+    """
+    if text in ("auto", "corner", "centre"):
+        return text
+    try:
+        row, column = (float(part) for part in text.split(","))
+    except ValueError:
+        allowed = "auto, corner, centre, or ROW,COLUMN in px of the whole frame"
+        raise InputError(f"zero_frequency: {text!r} is no place in a frame; allowed: {allowed}") from None
+    return row, column
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(FaultConfig):
+class ScanConfig:
+    """How a real scan's file is understood: what it does not say, and what part of it is used."""
+
+    energy_kev: float | None = setting(None, "Photon energy; by default as the scan's file says", unit="keV", above=0)
+    distance_m: float | None = setting(
+        None, "From the sample to the detector; by default as the scan's file says", unit="m", above=0
+    )
+    pixel_size_um: float | None = setting(
+        None, "Side of a detector pixel; by default as the scan's file says", unit="um", above=0
+    )
+    scan_crop: int | None = setting(
+        None,
+        "Side of the part of each frame that is used: fewer pixels make those of the object larger",
+        unit="px",
+        low=8,
+    )
+    scan_bin: int = setting(
+        1, "Detector pixels along each side that are added to one: more make the field of view smaller", low=1
+    )
+    scan_probe: str | None = setting(
+        None, "File with the probe of a real scan; by default the scan's own, or one estimated from its frames"
+    )
+    scan_axes: ScanAxes = setting("keep", "Change of the (y, x) that a scan's file gives as positions")
+    zero_frequency: str = setting(
+        "auto", "Where a real frame has its zero frequency: auto, corner, centre, or ROW,COLUMN in px"
+    )
+    clip_negative: bool = setting(False, "Take negative values, as a dark subtraction leaves them, for zero")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def check_together(self) -> None:
+        """Refuse a zero frequency that is no place in a frame, and a crop that cannot be binned."""
+        beam_centre(self.zero_frequency)
+        if self.scan_crop is not None and self.scan_crop % self.scan_bin:
+            raise InputError(
+                f"scan_bin: {self.scan_bin} does not divide scan_crop {self.scan_crop}; allowed: a divisor of it"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(ScanConfig, FaultConfig):
     """Where the diffraction patterns come from: a file, or the grid-lines simulation."""
 
     data: str | None = setting(None, "Real scan to train on; without it, grid-lines objects are simulated")

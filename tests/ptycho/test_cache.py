@@ -93,6 +93,22 @@ def test_frames_without_truth_come_back_without(tmp_path: Path, train: PtychoArr
     assert (loaded.digest(), loaded.probe_scale, loaded.name) == (train.digest(), 8895.5, "real")
 
 
+def test_a_mask_and_what_was_said_of_a_scan_come_back(tmp_path: Path, train: PtychoArrays) -> None:
+    mask = np.ones((16, 16), bool)
+    mask[4, 5] = False
+    masked = dataclasses.replace(train, mask=mask, about={"format": "CXI", "distance_m": 2.0})
+    assert not masked.amplitude[..., 4, 5].any()
+    assert np.array_equal(masked.amplitude[..., mask], train.amplitude[..., mask])
+    assert masked.digest() != train.digest()
+    save_split(tmp_path / "a.npz", masked, {})
+    loaded = load_split(tmp_path / "a.npz")
+    assert (loaded.digest(), loaded.about) == (masked.digest(), masked.about)
+    with pytest.raises(InputError, match=r"mask has shape \(8, 8\)"):
+        dataclasses.replace(train, mask=np.ones((8, 8), bool))
+    with pytest.raises(InputError, match="0 good pixels"):
+        dataclasses.replace(train, mask=np.zeros((16, 16), bool))
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, train: PtychoArrays) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
@@ -245,6 +261,15 @@ CHANGES: dict[str, Any] = {
     "data": "scan.npz",
     "test_fraction": 0.2,
     "fault": ("dropped",),
+    "energy_kev": 8.8,
+    "distance_m": 2.0,
+    "pixel_size_um": 75.0,
+    "scan_crop": 8,
+    "scan_bin": 2,
+    "scan_probe": "probe.npz",
+    "scan_axes": "swap",
+    "zero_frequency": "corner",
+    "clip_negative": True,
 }
 
 

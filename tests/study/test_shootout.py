@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -251,11 +252,26 @@ def write_scan(path: Path, frames: int = 40, size: int = 16, **changes: Any) -> 
     return path
 
 
+def write_cxi(path: Path) -> Path:
+    """The same scan as a beamline may write it: raw 24 px frames, metres, joules, a dead pixel, no probe."""
+    with np.load(write_scan(path.with_suffix(".npz"), size=24)) as scan:
+        frames, positions_px = np.fft.fftshift(scan["data"][0], axes=(1, 2)).astype(np.uint32), scan["scan"][0]
+    frames[:, 2, 3] = 2**32 - 1
+    with h5py.File(path, "w") as file:
+        file["entry_1/data_1/data"] = frames
+        pixel_m = 1e-10 * 2.0 / (24 * 75e-6)
+        file["entry_1/data_1/translation"] = positions_px[:, ::-1] * pixel_m
+        file["entry_1/instrument_1/detector_1/distance"] = 2.0
+        file["entry_1/instrument_1/source_1/wavelength"] = 1e-10
+    return path
+
+
 def test_a_real_scan_is_trained_and_reconstructed_without_a_truth(tmp_path: Path) -> None:
-    scan = write_scan(tmp_path / "scan.npz")
+    scan = write_cxi(tmp_path / "scan.cxi")
     process = shootout(
         *("--preset", "real", "--data", str(scan), "--algo", "none", "--algo", "agc", "--seeds", "1"),
-        *("--fno-width", "4", "--fno-modes", "3", "--fno-blocks", "2", "--max-steps", "10", "--eval-every", "5"),
+        *("--pixel-size-um", "75", "--scan-crop", "16"),
+        *("--fno-width", "4", "--fno-modes", "3", "--fno-blocks", "2", "--max-steps", "2", "--eval-every", "2"),
         *("--out", str(tmp_path / "out")),
         cwd=tmp_path,
         store=tmp_path / "s.db",
@@ -265,7 +281,15 @@ def test_a_real_scan_is_trained_and_reconstructed_without_a_truth(tmp_path: Path
     assert len(runs) == 2
     assert runs["amp_ssim"].isna().all()
     assert runs["r_factor"].notna().all()
-    assert (tmp_path / "out" / "runs" / runs.loc[0, "run_id"] / "reconstruction.npz").exists()
+    run = tmp_path / "out" / "runs" / runs.loc[0, "run_id"]
+    assert (run / "reconstruction.npz").exists()
+    realised = json.loads((run / "result.json").read_text())["realised"]
+    assert realised["scan_object_pixel_nm"] == pytest.approx(1e-10 * 2 / (16 * 75e-6) * 1e9)
+    assert (realised["scan_format"], realised["scan_crop_px"], realised["scan_probe_source"]) == (
+        "CXI",
+        16,
+        "estimated",
+    )
 
 
 BAD_INPUT = {

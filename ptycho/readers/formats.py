@@ -1,0 +1,116 @@
+"""The formats by name: how each is told by what is in the file, and what reads it.
+
+A file's kind is told by its first bytes, never by its name alone: NPZ archives and HDF5 files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ptycho.errors import InputError
+from ptycho.npz import read_npz
+from ptycho.readers.cxi import is_cxi, read_cxi
+from ptycho.readers.hdf5 import open_hdf5
+from ptycho.readers.npz_scans import read_cached, read_ptychopinn, read_tike
+from ptycho.readers.raw import RawScan
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".ptyd")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NpzFormat:
+    """One kind of NPZ archive.
+
+    Attributes:
+        marks: names of arrays, any of which means this format.
+        keys: names of arrays that it reads.
+        read: makes a raw scan of the file's arrays.
+    """
+
+    marks: tuple[str, ...]
+    keys: tuple[str, ...]
+    read: Callable[[Path, dict[str, Any]], RawScan]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hdf5Format:
+    """One kind of HDF5 file.
+
+    Attributes:
+        has: what tells it, in words.
+        told: whether an open file is of this kind.
+        read: makes a raw scan of an open file, which stays open for its frames.
+    """
+
+    has: str
+    told: Callable[[Any], bool]
+    read: Callable[[Path, Any], RawScan]
+
+
+# In this order: a file is of the first format of which it holds a mark.
+NPZ_FORMATS: dict[str, NpzFormat] = {
+    "tike": NpzFormat(marks=("data", "scan"), keys=("data", "scan", "probe"), read=read_tike),
+    "PtychoPINN": NpzFormat(
+        marks=("diff3d", "xcoords", "ycoords"),
+        keys=("diffraction", "diff3d", "xcoords", "ycoords", "probeGuess"),
+        read=read_ptychopinn,
+    ),
+    "cached": NpzFormat(
+        marks=("diffraction", "coords_nominal"), keys=("diffraction", "coords_nominal"), read=read_cached
+    ),
+}
+HDF5_FORMATS: dict[str, Hdf5Format] = {
+    "CXI": Hdf5Format(has="/entry_1/data_1/data", told=is_cxi, read=read_cxi),
+}
+
+
+@contextmanager
+def open_scan(path: Path) -> Iterator[RawScan]:
+    """A scan in any known format, as its file holds it; frames can be read as long as it is open.
+
+    Raises:
+        InputError: no known format, or something in the file that cannot be used.
+    """
+    if is_hdf5(path):
+        with open_hdf5(path) as file:
+            yield _hdf5_format(path, file).read(path, file)
+    else:
+        stored = read_npz(path, {key for form in NPZ_FORMATS.values() for key in form.keys})
+        yield NPZ_FORMATS[npz_format(path, stored)].read(path, stored)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is, or by its name wants to be, an HDF5 file."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                return True
+    except OSError:
+        pass  # whoever reads it says why
+    return path.suffix.lower() in HDF5_SUFFIXES
+
+
+def npz_format(path: Path, stored: dict[str, Any]) -> str:
+    """The name of the format of an archive.
+
+    Raises:
+        InputError: it is of none.
+    """
+    for name, form in NPZ_FORMATS.items():
+        if any(mark in stored for mark in form.marks):
+            return name
+    known = "; ".join(f"{name} has {', '.join(form.keys)}" for name, form in NPZ_FORMATS.items())
+    raise InputError(f"{path}: not a known kind of scan; {known}")
+
+
+def _hdf5_format(path: Path, file: Any) -> Hdf5Format:
+    for form in HDF5_FORMATS.values():
+        if form.told(file):
+            return form
+    known = "; ".join(f"{name} has {form.has}" for name, form in HDF5_FORMATS.items())
+    raise InputError(f"{path}: not a known kind of scan; {known}")
