@@ -81,7 +81,11 @@ def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
     if not overrides.get("data"):
         raise InputError("data: the preset real needs a scan; give --data FILE")
-    paths = {name: str(Path(overrides[name]).absolute()) for name in ("data", "scan_probe") if overrides.get(name)}
+    paths = {
+        name: str(Path(overrides[name]).absolute())
+        for name in ("data", "scan_probe", "scan_positions")
+        if overrides.get(name)
+    }
     said = {field.name for field in dataclasses.fields(ScanConfig)} & set(overrides)
     size = scan_frame_size(Path(paths["data"]), ScanConfig(**{name: {**overrides, **paths}[name] for name in said}))
     if overrides.get("N", size) != size:

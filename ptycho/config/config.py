@@ -97,6 +97,9 @@ class ScanConfig:
     scan_probe: str | None = setting(
         None, "File with the probe of a real scan; by default the scan's own, or one estimated from its frames"
     )
+    scan_positions: str | None = setting(
+        None, "File with the positions (and probe) of a scan of /dp frames; by default the one beside it"
+    )
     scan_axes: ScanAxes = setting("keep", "Change of the (y, x) that a scan's file gives as positions")
     zero_frequency: str = setting(
         "auto", "Where a real frame has its zero frequency: auto, corner, centre, or ROW,COLUMN in px"

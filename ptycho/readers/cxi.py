@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.config import ScanConfig
 from ptycho.errors import InputError
 from ptycho.readers.geometry import wavelength_m
 from ptycho.readers.hdf5 import array_of, energy_j, files_of, find, length_m, near_field_words, need, unit_m
@@ -44,7 +45,7 @@ def is_cxi(file: h5py.File) -> bool:
     return find(file, "entry_1/data_1/data", "entry_1/instrument_1/detector_1/data") is not None
 
 
-def read_cxi(path: Path, file: h5py.File) -> RawScan:
+def read_cxi(path: Path, file: h5py.File, settings: ScanConfig) -> RawScan:
     """What a CXI file holds; its frames are read later, from the open file.
 
     Raises:
@@ -54,11 +55,12 @@ def read_cxi(path: Path, file: h5py.File) -> RawScan:
     frames = need(path, entry, "data_1/data", "instrument_1/detector_1/data")
     places = ("data_1/translation", "sample_1/geometry_1/translation", "instrument_1/detector_1/translation")
     translation = need(path, entry, *places)
-    rows, columns = detector_axes(path, entry)
+    detector = entry.get("instrument_1/detector_1")
+    rows, columns = detector_axes(path, detector)
     moved = lengths(path, translation)
     energy = energy_j(path, find(entry, "instrument_1/source_1/energy"))
     probe = find(entry, *PROBES)
-    mask = find(entry, "instrument_1/detector_1/mask")
+    mask = find(detector, "mask")
     return RawScan(
         path=path,
         format="CXI",
@@ -72,8 +74,8 @@ def read_cxi(path: Path, file: h5py.File) -> RawScan:
         good=None if mask is None else unmasked(path, mask),
         wavelength_m=length_m(path, find(entry, "instrument_1/source_1/wavelength"))
         or (None if energy is None else wavelength_m(energy)),
-        distance_m=distance_of(path, entry),
-        pixel_m=pixel_of(path, entry),
+        distance_m=distance_of(path, detector),
+        pixel_m=pixel_of(path, detector),
         near_field=near_field_words(file),
         sources=files_of(path, [frames]),
     )
@@ -107,9 +109,9 @@ def lengths(path: Path, dataset: h5py.Dataset) -> NDArray[np.float64]:
     return padded * unit_m(path, dataset)
 
 
-def detector_axes(path: Path, entry: h5py.Group) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def detector_axes(path: Path, detector: h5py.Group | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Unit vectors (x, y, z) from one row of the detector to the next, and from one column to the next."""
-    basis = find(entry, "instrument_1/detector_1/basis_vectors")
+    basis = find(detector, "basis_vectors")
     if basis is None:
         return np.array([0.0, -1.0, 0.0]), np.array([-1.0, 0.0, 0.0])
     steps = array_of(path, basis)
@@ -121,19 +123,19 @@ def detector_axes(path: Path, entry: h5py.Group) -> tuple[NDArray[np.float64], N
     return rows, columns
 
 
-def distance_of(path: Path, entry: h5py.Group) -> float | None:
+def distance_of(path: Path, detector: h5py.Group | None) -> float | None:
     """Metres from the sample to the detector, by name or from the corner's place."""
-    distance = length_m(path, find(entry, "instrument_1/detector_1/distance"))
-    corner = find(entry, "instrument_1/detector_1/corner_position")
+    distance = length_m(path, find(detector, "distance"))
+    corner = find(detector, "corner_position")
     if distance is not None or corner is None or corner.shape != (3,):
         return distance
     return abs(float(array_of(path, corner)[2])) * unit_m(path, corner)
 
 
-def pixel_of(path: Path, entry: h5py.Group) -> Pair | None:
+def pixel_of(path: Path, detector: h5py.Group | None) -> Pair | None:
     """(row, column) side of a detector pixel in metres; one that is not said is like the other."""
-    x, y = (length_m(path, find(entry, f"instrument_1/detector_1/{axis}_pixel_size")) for axis in "xy")
-    basis = find(entry, "instrument_1/detector_1/basis_vectors")
+    x, y = (length_m(path, find(detector, f"{axis}_pixel_size")) for axis in "xy")
+    basis = find(detector, "basis_vectors")
     if x is None and y is None and basis is not None:
         steps = array_of(path, basis)
         y, x = np.linalg.norm(steps, axis=0 if steps.shape == (3, 2) else 1)

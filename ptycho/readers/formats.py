@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ptycho.config.config import ScanConfig
 from ptycho.errors import InputError
 from ptycho.npz import read_npz
 from ptycho.readers.cxi import is_cxi, read_cxi
 from ptycho.readers.hdf5 import open_hdf5
+from ptycho.readers.nexus import is_nexus, read_nexus
 from ptycho.readers.npz_scans import read_cached, read_ptychopinn, read_tike
+from ptycho.readers.ptychodus import is_ptychodus, read_ptychodus
+from ptycho.readers.ptyd import is_ptyd, read_ptyd
 from ptycho.readers.raw import RawScan
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -49,7 +53,7 @@ class Hdf5Format:
 
     has: str
     told: Callable[[Any], bool]
-    read: Callable[[Path, Any], RawScan]
+    read: Callable[[Path, Any, ScanConfig], RawScan]
 
 
 # In this order: a file is of the first format of which it holds a mark.
@@ -65,12 +69,15 @@ NPZ_FORMATS: dict[str, NpzFormat] = {
     ),
 }
 HDF5_FORMATS: dict[str, Hdf5Format] = {
+    "NXcxi_ptycho": Hdf5Format(has="an NXentry with the definition NXcxi_ptycho", told=is_nexus, read=read_nexus),
     "CXI": Hdf5Format(has="/entry_1/data_1/data", told=is_cxi, read=read_cxi),
+    "ptychodus": Hdf5Format(has="/dp, or /probe_position_x_m", told=is_ptychodus, read=read_ptychodus),
+    "PtyPy": Hdf5Format(has="/chunks/0/data", told=is_ptyd, read=read_ptyd),
 }
 
 
 @contextmanager
-def open_scan(path: Path) -> Iterator[RawScan]:
+def open_scan(path: Path, settings: ScanConfig) -> Iterator[RawScan]:
     """A scan in any known format, as its file holds it; frames can be read as long as it is open.
 
     Raises:
@@ -78,10 +85,22 @@ def open_scan(path: Path) -> Iterator[RawScan]:
     """
     if is_hdf5(path):
         with open_hdf5(path) as file:
-            yield _hdf5_format(path, file).read(path, file)
+            name = hdf5_format(path, file)
+            _check_positions_file(name, settings)
+            yield HDF5_FORMATS[name].read(path, file, settings)
     else:
         stored = read_npz(path, {key for form in NPZ_FORMATS.values() for key in form.keys})
-        yield NPZ_FORMATS[npz_format(path, stored)].read(path, stored)
+        name = npz_format(path, stored)
+        _check_positions_file(name, settings)
+        yield NPZ_FORMATS[name].read(path, stored)
+
+
+def _check_positions_file(name: str, settings: ScanConfig) -> None:
+    if settings.scan_positions is not None and name != "ptychodus":
+        raise InputError(
+            f"scan_positions: {settings.scan_positions} has no effect on a scan of format {name}; "
+            "allowed: with an HDF5 file of frames in /dp"
+        )
 
 
 def is_hdf5(path: Path) -> bool:
@@ -108,9 +127,14 @@ def npz_format(path: Path, stored: dict[str, Any]) -> str:
     raise InputError(f"{path}: not a known kind of scan; {known}")
 
 
-def _hdf5_format(path: Path, file: Any) -> Hdf5Format:
-    for form in HDF5_FORMATS.values():
+def hdf5_format(path: Path, file: Any) -> str:
+    """The name of the format of an open HDF5 file.
+
+    Raises:
+        InputError: it is of none.
+    """
+    for name, form in HDF5_FORMATS.items():
         if form.told(file):
-            return form
+            return name
     known = "; ".join(f"{name} has {form.has}" for name, form in HDF5_FORMATS.items())
     raise InputError(f"{path}: not a known kind of scan; {known}")

@@ -42,10 +42,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def find(group: h5py.Group, *names: str) -> h5py.Dataset | None:
+def find(group: h5py.Group | None, *names: str) -> h5py.Dataset | None:
     """The first of ``names`` that is a dataset; a link that leads nowhere is none."""
     for name in names:
-        found = group.get(name)
+        found = None if group is None else group.get(name)
         if isinstance(found, h5py.Dataset):
             return found
     return None
@@ -81,7 +81,7 @@ def number(path: Path, value: Any, name: str) -> float | None:
     Raises:
         InputError: no number, or several different ones.
     """
-    if value is None or (isinstance(value, h5py.Dataset) and _text(value.attrs.get("type")) == "none"):
+    if value is None or (isinstance(value, h5py.Dataset) and text_of(value.attrs.get("type")) == "none"):
         return None
     array = np.asarray(array_of(path, value) if isinstance(value, h5py.Dataset) else value)
     if array.size == 0 or not np.issubdtype(array.dtype, np.number) or not np.all(array == array.flat[0]):
@@ -103,7 +103,7 @@ def unit_m(path: Path, dataset: h5py.Dataset) -> float:
     Raises:
         InputError: an unknown unit.
     """
-    unit = _unit(dataset) or "m"
+    unit = unit_of(dataset) or "m"
     if unit.rstrip("s") not in LENGTHS_M and unit not in LENGTHS_M:
         raise InputError(f"{path}: {dataset.name} has unit {unit!r}; allowed: {', '.join(LENGTHS_M)}")
     return LENGTHS_M.get(unit, LENGTHS_M.get(unit.rstrip("s"), math.nan))
@@ -118,7 +118,7 @@ def energy_j(path: Path, dataset: h5py.Dataset | None) -> float | None:
     value = None if dataset is None else number(path, dataset, dataset.name)
     if dataset is None or value is None:
         return None
-    unit = _unit(dataset)
+    unit = unit_of(dataset)
     if not unit:
         unit = "j" if value < LARGEST_ENERGY_J else "ev" if value >= SMALLEST_ENERGY_EV else "kev"
     if unit not in ENERGIES_J:
@@ -126,11 +126,11 @@ def energy_j(path: Path, dataset: h5py.Dataset | None) -> float | None:
     return value * ENERGIES_J[unit]
 
 
-def _unit(dataset: h5py.Dataset) -> str:
-    return _text(dataset.attrs.get("units", dataset.attrs.get("unit", "")))
+def unit_of(dataset: h5py.Dataset) -> str:
+    return text_of(dataset.attrs.get("units", dataset.attrs.get("unit", "")))
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Lower-case text of an attribute or a scalar, which may be bytes."""
     if isinstance(value, np.ndarray):
         value = value.flat[0] if value.size else ""
@@ -148,7 +148,7 @@ def near_field_words(file: h5py.Group) -> str:
         said = {key: item.attrs[key] for key in HINTS if key in item.attrs}
         if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] in HINTS and item.size == 1:
             said[name] = item[()]
-        found.extend(f"{key} = {text}" for key, value in said.items() if is_near_field(text := _text(value)))
+        found.extend(f"{key} = {text}" for key, value in said.items() if is_near_field(text := text_of(value)))
 
     look("", file)
     file.visititems(look)

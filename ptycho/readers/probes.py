@@ -20,6 +20,7 @@ from ptycho.readers.cxi import PROBES, complex_array
 from ptycho.readers.formats import is_hdf5
 from ptycho.readers.frames import Window
 from ptycho.readers.hdf5 import find, open_hdf5
+from ptycho.readers.ptychodus import first_eigenprobes
 from ptycho.readers.raw import RawScan
 
 NPZ_PROBES = ("probeGuess", "probe")
@@ -76,11 +77,6 @@ def read_probe(path: Path) -> tuple[str, NDArray[Any]]:
         if dataset is None:
             raise InputError(f"scan_probe: {path} has no probe; allowed: an HDF5 file with /probe, or a CXI file")
         return str(dataset.name), first_eigenprobes(complex_array(path, dataset))
-
-
-def first_eigenprobes(probe: NDArray[Any]) -> NDArray[Any]:
-    """The incoherent modes (P, n, n) of a probe that may be (eigenprobes, P, n, n): those of the first."""
-    return probe[0] if probe.ndim == 4 else probe
 
 
 def fit_probe(path: Path, name: str, stored: NDArray[Any], raw: RawScan, window: Window) -> FoundProbe:

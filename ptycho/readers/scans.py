@@ -44,7 +44,7 @@ def read_scan(
             used; one line that names the file, what was found and what is allowed.
     """
     settings = settings or ScanConfig()
-    with open_scan(Path(path)) as raw:
+    with open_scan(Path(path), settings) as raw:
         arrays = _cached(raw, settings) if raw.format == "cached" else to_arrays(raw, settings, nphotons)
     return group_neighbours(arrays, gridsize)
 
@@ -55,7 +55,7 @@ def scan_sources(path: Path, settings: ScanConfig) -> tuple[Path, ...]:
     Raises:
         InputError: no known format, or a file that cannot be read.
     """
-    with open_scan(path) as raw:
+    with open_scan(path, settings) as raw:
         return raw.sources if settings.scan_probe is None else (*raw.sources, Path(settings.scan_probe))
 
 

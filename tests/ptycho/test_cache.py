@@ -267,6 +267,7 @@ CHANGES: dict[str, Any] = {
     "scan_crop": 8,
     "scan_bin": 2,
     "scan_probe": "probe.npz",
+    "scan_positions": "para.hdf5",
     "scan_axes": "swap",
     "zero_frequency": "corner",
     "clip_negative": True,
