@@ -53,7 +53,7 @@ class ComplexHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2 * C, N, N) real -> (B, C, N, N) complex."""
-        first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=1)  # no complex halves
+        first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-3)  # no complex halves
         if self.mode == "real_imag":
             return torch.complex(first, second)
         amplitude = self.log_ceiling.exp() * torch.sigmoid(first)

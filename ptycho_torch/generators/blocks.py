@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,35 @@ def lifter(in_channels: int, width: int) -> nn.Sequential:
         nn.GELU(),
         nn.Conv2d(width, width, 3, padding=1),
     )
+
+
+class Join(torch.autograd.Function):
+    """The channels of several images (B, ..., C, H, W) behind each other, innermost in memory for the convolutions.
+
+    Its gradients are dense. As mere views into the joined gradient they would make GELU's backward pass,
+    which then works number by number, 15 times slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *images: Tensor) -> Tensor:
+        ctx.channels = [image.shape[-3] for image in images]
+        return torch.cat([_channels_last(image) for image in images], dim=-1).movedim((1, 2), (-2, -1))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        parts = _channels_last(gradient).split(ctx.channels, dim=-1)
+        return tuple(part.contiguous().movedim((1, 2), (-2, -1)) for part in parts)
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """(B, ..., C, H, W) as (B, H, W, ..., C)."""
+    return image.movedim((-2, -1), (1, 2))
+
+
+def join(*images: Tensor) -> Tensor:
+    """See :class:`Join`."""
+    joined: Tensor = Join.apply(*images)
+    return joined
 
 
 class PtychoBlock(nn.Module):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from ptycho.config.config import ModelConfig
-from ptycho_torch.generators.blocks import ConvBlock, PtychoBlock, StablePtychoBlock, lifter
+from ptycho_torch.generators.blocks import ConvBlock, PtychoBlock, StablePtychoBlock, join, lifter
 
 MakeBlock = Callable[[int, int, int], nn.Module]
 
@@ -62,7 +61,7 @@ class Hybrid(nn.Module):
                 x = self.down[level](x)
         x = self.bottleneck(x)
         for up, merge in zip(self.up, self.merge, strict=True):
-            x = merge(torch.cat((up(x), skips.pop()), dim=1))
+            x = merge(join(up(x), skips.pop()))
         return self.final_layer(x)
 
 
@@ -93,7 +92,7 @@ class CNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         code = self.encoder(x)
         heads = [final(decode(code)) for decode, final in zip(self.decoders, self.final_layer, strict=True)]
-        return torch.cat(heads, dim=1)
+        return join(*heads)
 
 
 class StableHybridGenerator(Hybrid):
