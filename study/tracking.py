@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 from ptycho.errors import InputError
 from study.run_metrics import Point
 from study.tracking_notes import TrackingError
-from study.tracking_uri import is_server, redact, sqlite_file
+from study.tracking_uri import is_server, redact, redact_text, sqlite_file
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -237,4 +236,4 @@ def _text(value: Any) -> str:
 
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"//[^/@\s]*@", "//***@", lines[0])[:240]
+    return redact_text(lines[0])[:240]

@@ -81,6 +81,17 @@ def redact(uri: str) -> str:
     return plain.replace(f"{parts.scheme}:/", f"{parts.scheme}:///", 1) if uri.startswith("sqlite:///") else plain
 
 
+def redact_text(text: str) -> str:
+    """A text of somebody else's, such as an error, without what may be a credential: too much rather than too little.
+
+    >>> redact_text("no answer from http://me:se@cret@host/api?token=x, password=y")
+    'no answer from http://***@host/api?***, password=***'
+    """
+    text = re.sub(r"//[^\s'\"]*@", "//***@", text)
+    text = re.sub(r"\?[^\s'\"),]+", "?***", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|secret|token)=[^\s&'\"),]+", r"\1=***", text)
+
+
 def redact_words(words: Iterable[str]) -> list[str]:
     """A command line's words without the credentials in the addresses among them.
 

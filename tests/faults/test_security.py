@@ -151,3 +151,16 @@ def test_credentials_are_shown_nowhere_and_kept_nowhere(
     assert study.out / "report.html" in places
     assert not [path for path in places if SECRET.encode() in path.read_bytes()]
     assert "--tracking-uri=http://***@" in (study.out / "study.json").read_text()
+
+
+def test_an_error_of_the_store_shows_no_credentials() -> None:
+    from study.tracking import deferring, refusing
+    from study.tracking_notes import TrackingError
+
+    error = OSError(f"no answer from http://me:{SECRET}@host/api?key={SECRET}")
+    with pytest.raises(TrackingError) as later, deferring():
+        raise error
+    with pytest.raises(InputError) as refused, refusing(f"http://host?key={SECRET}"):
+        raise error
+    assert SECRET not in f"{later.value} {refused.value}"
+    assert "http://***@host/api?***" in str(later.value)

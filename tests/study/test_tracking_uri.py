@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from ptycho.errors import InputError
-from study.tracking_uri import check_store, is_project, project_folder, redact, resolve_tracking_uri, sqlite_file
+from study.tracking_uri import (
+    check_store,
+    is_project,
+    project_folder,
+    redact,
+    redact_text,
+    resolve_tracking_uri,
+    sqlite_file,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +83,22 @@ def test_the_environments_name_is_in_the_message(monkeypatch: pytest.MonkeyPatch
 )
 def test_redact(uri: str, shown: str) -> None:
     assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "could not connect to postgresql://me:top/secret@db",
+        "Max retries exceeded with url: /api/2.0/mlflow/runs/search?token=secret (Caused by nothing)",
+        "postgresql+psycopg2://db/mlflow?user=me&password=secret refused",
+        "http://me:sec@secret@host:5000/api 'http://host?key=secret'",
+        'invalid dsn: "host=db PASSWORD=secret"',
+        "API request to http://host/x?a=b&sslpassword=secret, failed",
+    ],
+)
+def test_a_text_is_shown_without_credentials(text: str) -> None:
+    assert "secret" not in redact_text(text)
+    assert len(redact_text(text)) > 20
 
 
 def test_an_unreachable_server_is_refused_within_seconds() -> None:
