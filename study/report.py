@@ -65,6 +65,7 @@ def summary(tables: Tables, arms: Sequence[ArmSummary], verdict: Verdict) -> dic
             "arms": [dataclasses.asdict(arm) for arm in arms],
             "frontier": frontier(arms, tables.control).to_dict("records"),
             "unfinished": list(tables.unfinished),
+            "attempts": tables.attempts,
         }
     )
     return content

@@ -17,6 +17,7 @@ from study.figure_data import labelled
 from study.figures import drawn_conditions
 from study.summaries import ArmSummary
 from study.table import RUN_COLUMNS, Tables
+from study.tracking_notes import code, escaped
 from study.verdict import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,6 +65,7 @@ def methods_context(tables: Tables, arms: Sequence[ArmSummary]) -> dict[str, Any
     shared = {k: v for k, v in tables.settings.items() if not k.startswith("version_") and k not in HIDDEN_SETTINGS}
     return {
         "n_runs": len(runs),
+        "attempts": tables.attempts,
         "replicates": sorted(runs["replicate"].unique().tolist()),
         "thresholds": thresholds,
         "regimes": [regime_context(entry, runs) for entry in tables.study.get("regimes", [])],
@@ -123,10 +125,7 @@ def probability(value: float) -> str:
 
 def markdown(value: Any) -> str:
     """Text for a Markdown table or sentence: nothing in it is taken for markup."""
-    text = " ".join(number(value).split())
-    for character in "\\`*[]<>|#":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return escaped(number(value))
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -138,6 +137,6 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "md": markdown, "p_text": p_text, "probability": probability}
+    environment.filters |= {"number": number, "md": markdown, "code": code, "p_text": p_text, "probability": probability}
     environment.globals["interval"] = interval
     return environment.get_template(template).render(**context)

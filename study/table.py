@@ -57,6 +57,7 @@ class Tables:
         evals: one row per run and evaluation, ``EVAL_COLUMNS``.
         settings: realised settings that all runs share.
         unfinished: folders of runs that have begun and left no result.
+        attempts: trainings that were killed from outside and begun anew.
     """
 
     out: Path
@@ -66,6 +67,7 @@ class Tables:
     evals: pd.DataFrame
     settings: Mapping[str, Any]
     unfinished: tuple[str, ...] = ()
+    attempts: int = 0
 
     @property
     def control(self) -> str:
@@ -99,6 +101,7 @@ def collect(out: Path) -> Tables:
         evals=_read_evals(folders),
         settings=shared,
         unfinished=unfinished,
+        attempts=sum(1 for _ in out.glob("attempts/*/result.json")),
     )
 
 

@@ -32,14 +32,15 @@ def fetch_study(experiment_or_run: str, uri: str, destination: Path) -> Path:
         destination.mkdir(parents=True, exist_ok=True)
         store.download(parent.run_id, destination)
         for run in list(store.children(parent.experiment_id, parent.run_id)):
-            _fetch_run(store, run, destination / "runs" / Path(run.tags["study.run_id"]).name)
+            _fetch_run(store, run, destination, Path(run.tags["study.run_id"]).name)
     return destination
 
 
-def _fetch_run(store: Store, run: StoredRun, folder: Path) -> None:
+def _fetch_run(store: Store, run: StoredRun, destination: Path, name: str) -> None:
     """Rebuild a run's folder; of several attempts the latest that ended counts, and comes first."""
+    folder = destination / "runs" / name
     if folder.exists():
-        return
+        folder = destination / "attempts" / f"{name}-{run.run_id}"
     folder.mkdir(parents=True)
     store.download(run.run_id, folder)
     restore_trace(folder / "steps.parquet", folder / "steps.jsonl")

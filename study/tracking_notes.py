@@ -80,13 +80,13 @@ def study_artifacts(out: Path) -> list[Path]:
 def describe_run(spec: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
     """The readable note of one run, in Markdown."""
     threshold = spec.get("threshold")
-    arm = f"**{spec['algorithm']}**" + ("" if threshold is None else f" (threshold {threshold:g})")
-    lines = [f"{arm} in regime **{spec['regime']}**, replicate {spec['replicate']}"]
+    arm = f"**{escaped(spec['algorithm'])}**" + ("" if threshold is None else f" (threshold {threshold:g})")
+    lines = [f"{arm} in regime **{escaped(spec['regime'])}**, replicate {spec['replicate']}"]
     if result is None:
         return f"{lines[0]}: training."
     lines[0] += f": **{outcome_text(result)}**."
     if result.get("message"):
-        lines.append(f"`{result['message']}`")
+        lines.append(code(result["message"]))
     return "\n\n".join(lines)
 
 
@@ -95,15 +95,17 @@ def outcome_text(result: Mapping[str, Any]) -> str:
     reason, step = result.get("reason"), result.get("failed_at_step")
     details = [reason] if reason else []
     details += [f"step {step}"] if isinstance(step, int) else []
-    return f"{result.get('outcome')}" + (f" ({', '.join(details)})" if details else "")
+    return escaped(result.get("outcome")) + (f" ({escaped(', '.join(details))})" if details else "")
 
 
 def describe_study(study: Mapping[str, Any], arms: Iterable[Mapping[str, Any]] = ()) -> str:
     """The readable note of a study, in Markdown: what is compared, and the failures once they are known."""
-    lines = [f"**{study.get('title') or 'Stability shootout'}**", ""]
-    lines += [f"- regime **{r['name']}**: {r.get('description') or 'no description'}" for r in study.get("regimes", ())]
+    lines = [f"**{escaped(study.get('title') or 'Stability shootout')}**", ""]
+    for regime in study.get("regimes", ()):
+        description = escaped(regime.get("description") or "no description")
+        lines.append(f"- regime **{escaped(regime['name'])}**: {description}")
     if study.get("command"):
-        lines += ["", f"`{study['command']}`"]
+        lines += ["", code(study["command"])]
     rows = [_arm_row(arm) for arm in arms]
     if rows:
         head = ["condition", "arm", "runs", "failed", "P(fail)", "95 % interval"]
@@ -111,11 +113,32 @@ def describe_study(study: Mapping[str, Any], arms: Iterable[Mapping[str, Any]] =
     return "\n".join(lines)
 
 
+def escaped(value: Any) -> str:
+    """Text for Markdown, also within a table: one line, and nothing in it is taken for markup.
+
+    >>> escaped("a|b <i> `c`\\nd")
+    'a\\\\|b \\\\<i\\\\> \\\\`c\\\\` d'
+    """
+    text = " ".join(str(value).split())
+    for character in "\\`*[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def code(value: Any) -> str:
+    """Text as code for Markdown, on one line.
+
+    >>> code("python -c '`<b>`'\\n\\n")
+    "`python -c ''<b>''`"
+    """
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
 def _arm_row(arm: Mapping[str, Any]) -> str:
     interval = f"{_number(arm.get('p_fail_low'))} to {_number(arm.get('p_fail_high'))}"
     names = [arm.get("condition") or arm.get("regime"), arm.get("label") or arm.get("algorithm")]
     cells = [*names, arm.get("n"), arm.get("n_failed"), _number(arm.get("p_fail"))]
-    return f"| {' | '.join(str(c) for c in cells)} | {interval} |"
+    return f"| {' | '.join(escaped(cell) for cell in cells)} | {interval} |"
 
 
 def _number(value: Any) -> str:
