@@ -13,6 +13,7 @@ from study.arms import arms_of, survival_times
 from study.critical_rates import frontier, frontier_setting
 from study.drawing import BASELINES
 from study.statistics import kaplan_meier, performance_profile
+from study.step_table import windowed
 from study.summaries import ArmSummary
 from study.table import JUDGED, Tables
 
@@ -26,14 +27,12 @@ def labelled(tables: Tables) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else tables.runs.assign(condition="", label="")
 
 
-def windowed(steps: pd.DataFrame, column: str, how: str = "median", most: int = WINDOWS) -> pd.DataFrame:
-    """``column`` of each run in at most ``most`` windows of steps: ``run_id, step, value``, at each window's end."""
-    width = max(1, math.ceil((steps["step"].max() if len(steps) else 1) / most))
-    last = (np.ceil(steps["step"] / width) * width).astype(int)
-    value = steps[column].replace([np.inf, -np.inf], np.nan)
-    frame = pd.DataFrame({"run_id": steps["run_id"].astype(str), "step": last, "value": value})
-    windows = frame.groupby(["run_id", "step"], sort=False, as_index=False).agg({"value": how})
-    return pd.DataFrame(windows).dropna()
+def in_windows(
+    tables: Tables, runs: pd.DataFrame, column: str, how: str = "median", most: int = WINDOWS
+) -> pd.DataFrame:
+    """A step column of each of ``runs`` in at most ``most`` windows: ``run_id, step, value``, at each window's end."""
+    width = max(1, math.ceil(tables.trace.last_step / most))
+    return windowed(tables.trace.parts(runs["run_id"], column), column, width, how)
 
 
 def fan(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
@@ -62,8 +61,8 @@ def deaths(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def loss_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Training loss as a fan, median validation loss, and the baselines (medians over the runs)."""
-    points = windowed(tables.steps, "loss")
-    parts = [fan(points, runs), deaths(points, runs), _validation(tables.evals, runs)]
+    points = in_windows(tables, runs, "loss")
+    parts = [fan(points, runs), deaths(points, runs), _validation(tables.evals_of(runs["run_id"]), runs)]
     for column, (name, *_) in BASELINES.items():
         level = runs.groupby(["condition", "label"], sort=False)[column].median().dropna()
         parts.append(level.rename("value").reset_index().assign(curve=name, step=0.0))
@@ -85,12 +84,11 @@ def _validation(evals: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Gradient norms before and after clipping as fans, and the largest norm of any run in each window."""
-    before = windowed(tables.steps, "grad_norm_preclip")
-    largest = windowed(tables.steps, "grad_norm_preclip", "max").merge(
-        runs[["run_id", "condition", "label"]], on="run_id"
-    )
+    before = in_windows(tables, runs, "grad_norm_preclip")
+    largest = in_windows(tables, runs, "grad_norm_preclip", "max")
+    largest = largest.merge(runs[["run_id", "condition", "label"]], on="run_id")
     largest = largest.groupby(["condition", "label", "step"], sort=False)["value"].max().reset_index()
-    after = fan(windowed(tables.steps, "grad_norm_postclip"), runs, "after: ")
+    after = fan(in_windows(tables, runs, "grad_norm_postclip"), runs, "after: ")
     after = after[~after["curve"].str.startswith("after: failed")]
     parts = [fan(before, runs, "before: "), after, largest.assign(curve="before: largest"), deaths(before, runs)]
     data = _joined(parts)
@@ -99,7 +97,7 @@ def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 
 def clipped_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Mean clipped fraction over all runs while they last, in at most 25 windows, and how many runs those are."""
-    points = windowed(tables.steps, "clipped_fraction", "mean", 25)
+    points = in_windows(tables, runs, "clipped_fraction", "mean", 25)
     points = points.merge(runs[["run_id", "condition", "label"]], on="run_id")
     grouped = points.groupby(["condition", "label", "step"], sort=False, as_index=False)
     data = pd.DataFrame(grouped.agg(mean=("value", "mean"), n=("value", "size")))

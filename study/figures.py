@@ -46,11 +46,11 @@ def draw_all(tables: Tables, arms: Sequence[ArmSummary]) -> Iterator[Drawing]:
     runs = runs[runs["condition"].isin(shown)]
     chosen = [arm for arm in arms if arm.condition in shown]
     yield from _overviews(tables, runs, chosen, arms)
-    losses, gradients = loss_data(tables, runs), gradient_data(tables, runs)
     galleries = gallery_data(tables.out, runs)
     for number, condition in enumerate(shown, start=1):
         counts = {arm.label: _outcomes(arm) for arm in chosen if arm.condition == condition}
-        parts = (frame[frame["condition"] == condition] for frame in (losses, gradients, galleries))
+        mine, shown_runs = runs[runs["condition"] == condition], galleries[galleries["condition"] == condition]
+        parts = loss_data(tables, mine), gradient_data(tables, mine), shown_runs
         yield from _of_condition(tables.out, f"{number:02d}_{slug(condition)}", condition, counts, *parts)
 
 

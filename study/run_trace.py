@@ -42,23 +42,25 @@ def read_records(path: Path, offset: int = 0) -> list[Record]:
     return records
 
 
-def all_records(path: Path) -> Iterator[Record]:
-    """Every record of a file, a few megabytes in memory at a time."""
+def blocks(path: Path) -> Iterator[list[Record]]:
+    """Every record of a file, a few megabytes at a time."""
     offset = 0
     while records := read_records(path, offset):
-        yield from records
+        yield records
         offset = records[-1].end
 
 
 def write_trace(steps: Path, target: Path) -> Path | None:
     """Pack the step records into a parquet file; None where there are no records."""
-    rows = [dict(record.values) for record in all_records(steps)]
-    if not rows:
+    names = dict.fromkeys(name for records in blocks(steps) for record in records for name in record.values)
+    if not names:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: pa.array([_float(row.get(name)) for row in rows], pa.float64()) for name in names}
-    columns["step"] = pa.array([row["step"] for row in rows], pa.int64())
-    pq.write_table(pa.table(columns), target, compression="zstd")
+    schema = pa.schema([(name, pa.int64() if name == "step" else pa.float64()) for name in names])
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for records in blocks(steps):
+            columns = {name: [_float(record.values.get(name)) for record in records] for name in names}
+            columns["step"] = [record.values["step"] for record in records]
+            writer.write_table(pa.table(columns, schema=schema))
     return target
 
 
@@ -66,18 +68,22 @@ def restore_trace(trace: Path, steps: Path) -> None:
     """Unpack a parquet file into step records, and remove it; nothing where there is none."""
     if not trace.is_file():
         return
-    with steps.open("w", encoding="utf-8") as stream:
-        for row in pq.read_table(trace).to_pylist():
-            stream.write(json.dumps(row) + "\n")
+    with steps.open("w", encoding="utf-8") as stream, pq.ParquetFile(trace) as packed:
+        for batch in packed.iter_batches():
+            stream.writelines(json.dumps(row) + "\n" for row in batch.to_pylist())
     trace.unlink()
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        values = json.loads(line)
-    except ValueError:
+        values = json.loads(line, parse_int=_bounded_int)
+    except (ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+    return values if isinstance(values, dict) and type(values.get("step")) is int else None
+
+
+def _bounded_int(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _float(value: Any) -> float | None:

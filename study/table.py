@@ -10,16 +10,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ptycho.errors import InputError, unknown_name
+from study.step_table import StepTable, read_evals, write_steps
 
 OUTCOMES = ("ok", "plateau", "failed", "oom", "error", "timeout", "killed")
 JUDGED = ("ok", "plateau", "failed")
@@ -38,11 +36,6 @@ RUN_COLUMNS = (
     *("spikes", "ensemble_size", "n_parameters", "dataset_digest", "git_commit", "study_version"),
 )
 REQUIRED = ("run_id", "regime", "algorithm", "replicate", "outcome")
-STEP_COLUMNS = (
-    *("run_id", "step", "loss", "grad_norm_preclip", "grad_norm_postclip", "clipped_fraction", "update_ratio"),
-    *("learning_rate", "weight_norm"),
-)
-EVAL_COLUMNS = ("run_id", "step", "val_loss", "amp_spread", "phase_spread")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +46,7 @@ class Tables:
         out: the study folder.
         study: what ``study.json`` says: study_id, preset, regimes, algorithms, control, ...
         runs: one row per finished run, the columns of ``RUN_COLUMNS`` first, in the order of the design.
-        steps: one row per run and optimizer step, ``STEP_COLUMNS``.
-        evals: one row per run and evaluation, ``EVAL_COLUMNS``.
+        trace: the step records, on disk.
         settings: realised settings that all runs share.
         unfinished: folders of runs that have begun and left no result.
         attempts: trainings that were killed from outside and begun anew.
@@ -63,8 +55,7 @@ class Tables:
     out: Path
     study: Mapping[str, Any]
     runs: pd.DataFrame
-    steps: pd.DataFrame
-    evals: pd.DataFrame
+    trace: StepTable
     settings: Mapping[str, Any]
     unfinished: tuple[str, ...] = ()
     attempts: int = 0
@@ -74,11 +65,29 @@ class Tables:
         """Name of the algorithm that the others are held against."""
         return str(self.study.get("control", "none"))
 
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per run and optimizer step, ``STEP_COLUMNS``; all of it is read anew into memory."""
+        return self.trace.read()
+
+    @property
+    def evals(self) -> pd.DataFrame:
+        """One row per run and evaluation, ``EVAL_COLUMNS``; all of it is read anew into memory."""
+        return self.evals_of(self.runs["run_id"])
+
+    def evals_of(self, runs: Iterable[str]) -> pd.DataFrame:
+        """The evaluations of some runs.
+
+        Raises:
+            InputError: a damaged file.
+        """
+        return read_evals(self.out / "runs" / run_id for run_id in runs)
+
 
 def collect(out: Path) -> Tables:
     """Read a study folder; write ``runs.csv`` and ``steps.parquet`` into it.
 
-    Steps are written run by run, so that writing holds one run in memory at a time.
+    Step records go from file to file in parts, so that memory does not grow with them.
 
     Raises:
         InputError: the folder is no study, or one of its files is damaged.
@@ -92,13 +101,12 @@ def collect(out: Path) -> Tables:
     with replacing(out / "runs.csv") as temporary:
         runs.to_csv(temporary, index=False)
     with replacing(out / "steps.parquet") as temporary:
-        _write_steps(temporary, folders)
+        owners = write_steps(temporary, folders)
     return Tables(
         out=out,
         study=study,
         runs=runs,
-        steps=pq.read_table(out / "steps.parquet", read_dictionary=["run_id"]).to_pandas(),
-        evals=_read_evals(folders),
+        trace=StepTable(out / "steps.parquet", owners),
         settings=shared,
         unfinished=unfinished,
         attempts=sum(1 for _ in out.glob("attempts/*/result.json")),
@@ -243,72 +251,3 @@ def _runs_frame(rows: Sequence[dict[str, Any]], varying: Mapping[str, Mapping[st
         elif key not in RUN_COLUMNS:
             frame[key] = frame[key].infer_objects()
     return frame
-
-
-def read_lines(path: Path, columns: Sequence[str]) -> dict[str, Any]:
-    """Columns of a JSON-lines file of numbers; a missing file is empty, and so is a missing number NaN.
-
-    A last line that a killed run could not complete is left out.
-
-    Raises:
-        InputError: a damaged line, named by its number.
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
-    rows = _parse_lines(path, lines)
-    try:
-        step = np.array([int(row["step"]) for row in rows], dtype=np.int64)
-        numbers = {key: np.array([_number(row.get(key)) for row in rows]) for key in columns if key != "step"}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a number, or no step ({error!r}); allowed: one step and its numbers a line"
-        ) from error
-    return {"step": step, **numbers}
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else float(value)
-
-
-def _parse_lines(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
-    *whole, rest = lines or [""]
-    rows = []
-    for number, line in enumerate(whole, start=1):
-        if line.strip():
-            rows.append(_parse_line(line, f"{path}, line {number}"))
-    with contextlib.suppress(InputError):
-        if rest.strip():
-            rows.append(_parse_line(rest, str(path)))
-    return rows
-
-
-def _parse_line(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: {line[:40]!r} is no JSON ({error.msg}); allowed: one object a line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: {line[:40]!r}; allowed: one object a line")
-    return row
-
-
-def _write_steps(path: Path, folders: Sequence[Path]) -> None:
-    """One row group per run."""
-    kinds: dict[str, Callable[[], pa.DataType]] = {"run_id": pa.string, "step": pa.int64}
-    schema = pa.schema([(key, kinds.get(key, pa.float64)()) for key in STEP_COLUMNS])
-    with pq.ParquetWriter(path, schema) as writer:
-        for folder in folders:
-            columns = read_lines(folder / "steps.jsonl", STEP_COLUMNS[1:])
-            if len(columns["step"]):
-                run_id = [folder.name] * len(columns["step"])
-                writer.write_table(pa.table({"run_id": run_id, **columns}, schema=schema))
-
-
-def _read_evals(folders: Sequence[Path]) -> pd.DataFrame:
-    frames = []
-    for folder in folders:
-        columns = read_lines(folder / "evals.jsonl", EVAL_COLUMNS[1:])
-        if len(columns["step"]):
-            frames.append(pd.DataFrame({"run_id": folder.name, **columns}))
-    if not frames:
-        return pd.DataFrame({key: pd.Series(dtype=float) for key in EVAL_COLUMNS}).astype({"run_id": str})
-    return pd.concat(frames, ignore_index=True)[list(EVAL_COLUMNS)]

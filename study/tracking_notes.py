@@ -66,7 +66,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where the file is missing or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -12,6 +12,7 @@ from ptycho.config.algorithms import ALGORITHMS
 from ptycho.errors import InputError
 from study import figure_data, figures, gallery
 from study.drawing import styles_of
+from study.step_table import windowed
 from study.summaries import summarise
 from study.table import collect
 
@@ -69,14 +70,23 @@ def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_st
 def test_a_spike_of_one_step_survives_the_windows():
     steps = pd.DataFrame({"run_id": "a", "step": range(1, 1001), "g": 1.0})
     steps.loc[537, "g"] = 1e4
-    assert len(figure_data.windowed(steps, "g")) == figure_data.WINDOWS
-    assert figure_data.windowed(steps, "g", "max")["value"].max() == 1e4
-    assert figure_data.windowed(steps, "g")["value"].max() == 1.0
+    assert windowed([steps], "g", 10, "max")["value"].max() == 1e4
+    assert windowed([steps], "g", 10)["value"].tolist() == [1.0] * 100
 
 
 def test_windows_leave_infinities_out():
     steps = pd.DataFrame({"run_id": "a", "step": [1, 2, 3], "g": [1.0, np.inf, np.nan]})
-    assert figure_data.windowed(steps, "g")["value"].tolist() == [1.0]
+    assert windowed([steps], "g", 1)["value"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 33])
+@pytest.mark.parametrize("how", ["median", "mean", "max"])
+def test_windows_do_not_depend_on_where_the_parts_end(size, how):
+    values = np.random.default_rng(0).standard_normal(60)
+    steps = pd.DataFrame({"run_id": ["a"] * 35 + ["b"] * 25, "step": [*range(1, 36), *range(1, 26)], "g": values})
+    parts = [steps.iloc[k : k + size] for k in range(0, 60, size)]
+    whole = steps.assign(step=-(-steps["step"] // 10) * 10).groupby(["run_id", "step"])["g"].agg(how).reset_index()
+    pd.testing.assert_frame_equal(windowed(parts, "g", 10, how), whole.rename(columns={"g": "value"}))
 
 
 def test_survival_curves_reach_the_end_of_the_study(draw):

@@ -28,7 +28,7 @@ from study.run_metrics import (
     window_points,
     windows,
 )
-from study.run_trace import Record, all_records, read_records, restore_trace, write_trace
+from study.run_trace import Record, blocks, read_records, restore_trace, write_trace
 from study.summaries import summarise
 from study.table import collect
 from study.tracking_view import SECTIONS, read_view_state, view_state
@@ -165,7 +165,7 @@ def test_a_trace_comes_back_as_it_was(tmp_path: Path) -> None:
     assert trace is not None
     steps.unlink()
     restore_trace(trace, steps)
-    assert repr([dict(r.values) for r in all_records(steps)]) == repr(rows)
+    assert repr([dict(r.values) for block in blocks(steps) for r in block]) == repr(rows)
     assert not trace.exists()
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from ptycho.errors import InputError
-from study.table import EVAL_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, collect, replacing
+from study.step_table import EVAL_COLUMNS, STEP_COLUMNS
+from study.table import RUN_COLUMNS, collect, replacing
 
 TWO_ARMS = {"overload": {"none": (0, 1, 2), "agc": (3, 0, 0)}}
 INTERFACE = (
