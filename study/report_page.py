@@ -137,6 +137,12 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "md": markdown, "code": code, "p_text": p_text, "probability": probability}
+    environment.filters |= {
+        "number": number,
+        "md": markdown,
+        "code": code,
+        "p_text": p_text,
+        "probability": probability,
+    }
     environment.globals["interval"] = interval
     return environment.get_template(template).render(**context)

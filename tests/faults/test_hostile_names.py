@@ -32,7 +32,7 @@ class Structure(html.parser.HTMLParser):
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags[tag, *(name for name, _ in attributes)] += 1
+        self.tags[(tag, *(name for name, _ in attributes))] += 1
 
     def handle_data(self, data: str) -> None:
         self.text += f" {data}"

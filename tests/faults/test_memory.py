@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 RUNS, STEPS = (int(os.environ.get(f"MEMORY_{name}", default)) for name, default in (("RUNS", 12), ("STEPS", 12_000)))
 FEW = max(100, 56_000 // RUNS)  # steps that fill each buffer once
@@ -55,7 +53,9 @@ def test_the_report_of_many_records_takes_no_more_memory(tmp_path: Path, write_s
     few, many = (write_study_folder(tmp_path / name, counts, steps=60, side=12) for name in ("few", "many"))
     grow(few, RUNS, FEW)
     grow(many, RUNS, STEPS)
-    done = subprocess.run([sys.executable, "-c", REPORT, few, many], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, few, many], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     with_few, with_many = json.loads(done.stdout)
     sys.stdout.write(f"{RUNS} runs of {STEPS} steps: {with_many} MB, of {FEW} steps: {with_few} MB\n")
