@@ -104,6 +104,8 @@ class ScanConfig:
     zero_frequency: str = setting(
         "auto", "Where a real frame has its zero frequency: auto, corner, centre, or ROW,COLUMN in px"
     )
+    mask_hot: bool = setting(False, "Mask pixels of a real detector that look hot or dead")
+    drop_nan: bool = setting(False, "Leave out frames of a real scan that hold values that are not finite")
     clip_negative: bool = setting(False, "Take negative values, as a dark subtraction leaves them, for zero")
 
     def __post_init__(self) -> None:

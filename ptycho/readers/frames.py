@@ -7,12 +7,14 @@ binned along each axis, N = S / b side of a frame that is handed on, its zero fr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ScanConfig, beam_centre
+from ptycho.diagnosis import suspected_pixels
 from ptycho.errors import InputError
 from ptycho.readers.raw import FrameStack, RawScan
 
@@ -128,54 +130,79 @@ def binned(values: NDArray[Any], bin_px: int) -> NDArray[Any]:
     return values.reshape(*values.shape[:-2], size, bin_px, size, bin_px).sum(axis=(-3, -1))
 
 
-def good_pixels(raw: RawScan, window: Window) -> tuple[NDArray[np.bool_], str]:
+def good_pixels(raw: RawScan, window: Window, mask_hot: bool) -> tuple[NDArray[np.bool_], str]:
     """(S, S) pixels that can be believed, and a note on those that the file does not name.
 
     A pixel counts as bad where the file's mask says so, and where no sampled frame has a value that a
     detector measures: not finite, negative, or the largest number of its unsigned type, with which
-    detectors mark gaps and broken pixels.
+    detectors mark gaps and broken pixels. Where it is asked, hot and dead pixels count as bad too.
     """
     sample = cut(raw.frames.sample(), window)
-    dead = (~np.isfinite(sample) | (sample < 0)).all(axis=0)
+    broken = (~np.isfinite(sample) | (sample < 0)).all(axis=0)
     if sample.dtype.kind == "u" and sample.dtype.itemsize > 1:
-        dead |= (sample == np.iinfo(sample.dtype).max).all(axis=0)
-    good = np.ones_like(dead) if raw.good is None else cut(raw.good, window).astype(bool)
-    found = int(np.count_nonzero(dead & good))
-    return good & ~dead, f"{found} pixels without a value in any frame are masked" if found else ""
+        broken |= (sample == np.iinfo(sample.dtype).max).all(axis=0)
+    good = np.ones_like(broken) if raw.good is None else cut(raw.good, window).astype(bool)
+    note = _masked_note(broken & good, "without a value in any frame")
+    good = good & ~broken
+    if mask_hot:
+        odd = suspected_pixels(sample, good)
+        wrong = (odd.hot | odd.dead) & good
+        note = "; ".join(filter(None, (note, _masked_note(wrong, "that are hot or dead"))))
+        good = good & ~wrong
+    return good, note
+
+
+def _masked_note(bad: NDArray[np.bool_], why: str) -> str:
+    return f"{np.count_nonzero(bad)} pixels {why} are masked" if bad.any() else ""
 
 
 def read_intensity(
-    raw: RawScan, window: Window, good: NDArray[np.bool_], clip_negative: bool
-) -> NDArray[np.floating[Any]]:
-    """(F, N, N) intensities, in the unit of the file; bad pixels (S, S) are left out of the sums.
+    raw: RawScan, window: Window, good: NDArray[np.bool_], settings: ScanConfig
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.int64]]:
+    """(B, N, N) intensities, in the unit of the file, and the numbers (B,) of their frames.
+
+    Bad pixels (S, S) are left out of the sums.
 
     Raises:
-        InputError: values that are not finite, or negative ones where they are not clipped.
+        InputError: values that are not finite, or negative, where the settings do not say what to do with them.
     """
     count, dtype = raw.frames.shape[0], raw.frames.dtype
-    kept = np.float64 if dtype.itemsize > 4 and dtype.kind == "f" else np.float32
-    intensity = np.empty((count, window.size, window.size), dtype=kept)
+    precise = np.float64 if dtype.itemsize > 4 and dtype.kind == "f" else np.float32
+    intensity = np.empty((count, window.size, window.size), dtype=precise)
     problems = Problems()
-    for first, chunk in _chunks(raw.frames, window):
-        chunk = np.where(good, chunk, 0)
-        problems.look(first, chunk)
-        if clip_negative:
-            chunk = np.maximum(chunk, 0)
-        if raw.values == "amplitudes":
-            chunk = np.square(chunk, dtype=np.float64)
-        intensity[first : first + len(chunk)] = binned(chunk, window.bin)
-    problems.refuse(f"{raw.path}: {raw.frames.name}", clip_negative)
+    for first, chunk in intensity_chunks(raw, window, good, problems):
+        intensity[first : first + len(chunk)] = chunk
+    problems.refuse(f"{raw.path}: {raw.frames.name}", settings)
+    kept = np.setdiff1d(np.arange(count), problems.frames)
+    intensity = intensity if len(kept) == count else intensity[kept]
     if not intensity.any():
         raise InputError(f"{raw.path}: {raw.frames.name} is zero everywhere")
-    return intensity
+    return intensity, kept
 
 
-def _chunks(frames: FrameStack, window: Window) -> Any:
+def intensity_chunks(
+    raw: RawScan, window: Window, good: NDArray[np.bool_], problems: Problems
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The number of the first frame and some intensities (f, N, N), one after the other.
+
+    Bad pixels (S, S) and values that cannot be counts are zero; the latter are told to ``problems``.
+    """
+    for first, stored in _chunks(raw.frames, window):
+        chunk = np.where(good, stored, 0)
+        if problems.look(first, chunk):
+            chunk = np.where(np.isfinite(chunk) & (chunk > 0), chunk, 0)
+        if raw.values == "amplitudes":
+            chunk = np.square(chunk, dtype=np.float64)
+        yield first, binned(chunk, window.bin)
+
+
+def _chunks(frames: FrameStack, window: Window) -> Iterator[tuple[int, NDArray[Any]]]:
     """Windows (f, S, S) of the frames; where the zero frequency is in the centre, no more is read."""
     if window.corner:
-        return ((first, cut(chunk, window)) for first, chunk in frames.chunks())
+        yield from ((first, cut(chunk, window)) for first, chunk in frames.chunks())
+        return
     rows, columns = slice(window.top, window.top + window.side), slice(window.left, window.left + window.side)
-    return frames.chunks(rows, columns)
+    yield from frames.chunks(rows, columns)
 
 
 @dataclasses.dataclass(slots=True)
@@ -186,24 +213,29 @@ class Problems:
     frames: list[int] = dataclasses.field(default_factory=list)
     lowest: float = 0.0
 
-    def look(self, first: int, chunk: NDArray[Any]) -> None:
-        """Take in the frames from number ``first`` on."""
+    def look(self, first: int, chunk: NDArray[Any]) -> bool:
+        """Take in the frames from number ``first`` on; whether there is a problem with any of them."""
         bad = ~np.isfinite(chunk)
         if bad.any():
             self.not_finite += int(np.count_nonzero(bad))
             self.frames += (first + np.flatnonzero(bad.any(axis=(1, 2)))).tolist()
-        self.lowest = min(self.lowest, float(np.min(chunk, initial=0, where=~bad)))
+        lowest = float(np.min(chunk, initial=0, where=~bad))
+        self.lowest = min(self.lowest, lowest)
+        return bool(bad.any()) or lowest < 0
 
-    def refuse(self, what: str, clip_negative: bool) -> None:
-        """Raise for the first kind of problem that was met.
+    def refuse(self, what: str, settings: ScanConfig) -> None:
+        """Raise for the first kind of problem that was met and that the settings do not deal with.
 
         Raises:
             InputError: there was one.
         """
-        if self.not_finite:
-            numbers = ", ".join(map(str, self.frames[:5])) + (" ..." if len(self.frames) > 5 else "")
-            raise InputError(f"{what} has {self.not_finite} values that are not finite (frames {numbers})")
-        if self.lowest < 0 and not clip_negative:
+        if self.not_finite and not settings.drop_nan:
+            numbers = ", ".join(map(str, self.frames[:5])) + (", ..." if len(self.frames) > 5 else "")
+            raise InputError(
+                f"{what} has {self.not_finite} values that are not finite (frames {numbers}); "
+                "allowed: finite ones, or --drop-nan"
+            )
+        if self.lowest < 0 and not settings.clip_negative:
             raise InputError(
                 f"{what} has negative values (lowest {self.lowest:g}); allowed: zero or above, or --clip-negative"
             )

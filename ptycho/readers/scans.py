@@ -75,13 +75,15 @@ def to_arrays(raw: RawScan, settings: ScanConfig, nphotons: float) -> PtychoArra
     refuse_near_field(raw, geometry)
     window = choose_window(raw, settings)
     positions = positions_px(raw, geometry, window, settings.scan_axes)
-    good, gap_note = good_pixels(raw, window)
+    good, gap_note = good_pixels(raw, window, settings.mask_hot)
     mask = binned_mask(raw.path, good, window.bin)
-    intensity = read_intensity(raw, window, good, settings.clip_negative)
+    intensity, kept = read_intensity(raw, window, good, settings)
     if mask is not None:
         intensity[:, ~mask] = 0
     found = find_probe(raw, window, settings.scan_probe, intensity, mask)
-    notes = [note for note in (*raw.notes, window.note, gap_note, found.note) if note]
+    dropped = raw.frames.shape[0] - len(kept)
+    drop_note = f"{dropped} frames that are not finite are left out" if dropped else ""
+    notes = [note for note in (*raw.notes, window.note, gap_note, drop_note, found.note) if note]
     total = float(intensity.sum(dtype=np.float64)) / len(intensity)
     mean_counts = total if raw.values == "counts" else nphotons
     matched, factor = match_power(found.modes, mean_counts, mask)
@@ -89,7 +91,7 @@ def to_arrays(raw: RawScan, settings: ScanConfig, nphotons: float) -> PtychoArra
     amplitude = np.sqrt(intensity, dtype=np.float32) * np.float32(np.sqrt(mean_counts / total) / unit)
     return PtychoArrays(
         amplitude=amplitude[:, None],
-        positions_px=positions[:, None],
+        positions_px=positions[kept, None],
         probe=probe,
         photons_per_intensity=unit**2,
         probe_scale=factor,

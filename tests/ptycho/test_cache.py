@@ -270,6 +270,8 @@ CHANGES: dict[str, Any] = {
     "scan_positions": "para.hdf5",
     "scan_axes": "swap",
     "zero_frequency": "corner",
+    "mask_hot": True,
+    "drop_nan": True,
     "clip_negative": True,
 }
 

@@ -240,6 +240,17 @@ def test_negative_values_are_clipped_where_that_is_asked(tmp_path: Path) -> None
     assert read_scan(path, settings=ScanConfig(clip_negative=True)).counts().min() == 0
 
 
+def test_frames_that_are_not_finite_are_left_out_where_that_is_asked(tmp_path: Path) -> None:
+    counts = toy()["counts"].astype(np.float32)
+    counts[[1, 4], 2, 3] = np.nan
+    path = write(tmp_path / "scan.cxi", cxi() | {f"{DETECTOR}/data": counts})
+    with pytest.raises(InputError, match=r"2 values that are not finite \(frames 1, 4\); .* or --drop-nan"):
+        read_scan(path)
+    arrays, whole = read_scan(path, settings=ScanConfig(drop_nan=True)), np.delete(np.arange(F), [1, 4])
+    np.testing.assert_allclose(arrays.counts()[:, 0], toy()["counts"][whole], atol=0.01)
+    np.testing.assert_allclose(arrays.positions_px[:, 0], toy()["positions"][whole], rtol=1e-6, atol=1e-6)
+
+
 def test_the_probe_of_another_file_is_used(tmp_path: Path) -> None:
     path = write(tmp_path / "scan.cxi", without(cxi(), "illumination"))
     np.savez(tmp_path / "probe.npz", probeGuess=toy()["probe"])
