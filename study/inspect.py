@@ -87,6 +87,8 @@ def _positions(scan: Overview) -> list[Line]:
     in_um = f" ({rows * row_um:.3g} x {columns * column_um:.3g} um)" if row_um else ""
     step_um = f" ({scan.step_px * row_um:.3g} um)" if row_um else ""
     low = "" if scan.overlap >= GOOD_OVERLAP else f"; low, {GOOD_OVERLAP:.0%} or more is usual"
+    if scan.probe.source == "estimated":
+        low = "; estimated in focus: a probe out of focus is larger, and has to come from --scan-probe"
     return [
         *lines,
         Line("scan", f"{rows:.4g} x {columns:.4g} px{in_um}, step {scan.step_px:.3g} px{step_um}"),

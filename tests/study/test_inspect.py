@@ -69,6 +69,7 @@ def test_what_is_understood_is_said(tmp_path: Path) -> None:
     assert "1 frames: not finite (5); --drop-nan leaves them out" in text["suspected"]
     assert "1 hot pixels ((4, 5)); --mask-hot" in text["suspected"]
     assert "estimated from the mean pattern" in text["note"]
+    assert text["overlap"].endswith("a probe out of focus is larger, and has to come from --scan-probe")
 
 
 def test_crop_and_bin_are_said(tmp_path: Path) -> None:
