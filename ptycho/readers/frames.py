@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ScanConfig, beam_centre
 from ptycho.errors import InputError
+from ptycho.npz import LARGEST
 from ptycho.readers.raw import FrameStack, RawScan
 
 FAR_OFF_PX = 1.5  # a beam's centre further than this from that of the frames is worth a word
@@ -185,6 +186,7 @@ class Problems:
     not_finite: int = 0
     frames: list[int] = dataclasses.field(default_factory=list)
     lowest: float = 0.0
+    highest: float = 0.0
 
     def look(self, first: int, chunk: NDArray[Any]) -> None:
         """Take in the frames from number ``first`` on."""
@@ -193,6 +195,7 @@ class Problems:
             self.not_finite += int(np.count_nonzero(bad))
             self.frames += (first + np.flatnonzero(bad.any(axis=(1, 2)))).tolist()
         self.lowest = min(self.lowest, float(np.min(chunk, initial=0, where=~bad)))
+        self.highest = max(self.highest, float(np.max(chunk, initial=0, where=~bad)))
 
     def refuse(self, what: str, clip_negative: bool) -> None:
         """Raise for the first kind of problem that was met.
@@ -203,6 +206,8 @@ class Problems:
         if self.not_finite:
             numbers = ", ".join(map(str, self.frames[:5])) + (" ..." if len(self.frames) > 5 else "")
             raise InputError(f"{what} has {self.not_finite} values that are not finite (frames {numbers})")
+        if self.highest > LARGEST:
+            raise InputError(f"{what} has values up to {self.highest:g}; allowed: up to {LARGEST:g}")
         if self.lowest < 0 and not clip_negative:
             raise InputError(
                 f"{what} has negative values (lowest {self.lowest:g}); allowed: zero or above, or --clip-negative"
