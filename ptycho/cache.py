@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from ptycho.arrays import PtychoArrays
 from ptycho.config.config import DataConfig, ScanConfig
 from ptycho.errors import InputError
-from ptycho.npz import Arrays, check_numbers, read_npz, require
+from ptycho.npz import Arrays, check_numbers, one_line, read_npz, require
 from ptycho.probe import as_modes
 from ptycho.simulate import simulate_grid_lines
 
@@ -223,7 +223,7 @@ def _photons_per_intensity(path: Path, stored: Arrays, metadata: dict[str, Any])
 def _positive(path: Path, key: str, value: NDArray[Any]) -> float:
     check_numbers(path, key, value)
     if value.size != 1 or np.iscomplexobj(value) or value <= 0:
-        raise InputError(f"{path}: {key} is {value}; allowed: one number above 0")
+        raise InputError(f"{path}: {key} is {one_line(value)}; allowed: one number above 0")
     return float(value.item())
 
 

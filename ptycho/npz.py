@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import bz2
 import io
-import zipfile
-import zlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from ptycho.errors import InputError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+BZ2_BLOCK = 16 << 20
+LARGEST = 1e18  # its square is still a number in single precision
 
 
 class MissingKeyError(InputError, KeyError):
@@ -38,13 +38,27 @@ def read_npz(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, N
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return _read(path, io.BytesIO(bz2.decompress(file.read())) if path.suffix == ".bz2" else file, keys)
+            return _read(path, _unpacked(path, file) if path.suffix == ".bz2" else file, keys)
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable NPZ file ({_one_line(error)})") from None
+    except Exception as error:  # what parsers raise on foreign bytes is no closed set  # noqa: BLE001
+        raise InputError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
+
+
+def check_size(path: str | Path, name: str, size_bytes: int) -> None:
+    """Refuse what cannot fit into this machine's memory, before any of it is read.
+
+    Raises:
+        InputError: it is larger.
+    """
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if size_bytes > most:
+        raise InputError(
+            f"{path}: {name} would take {size_bytes / 1e9:.4g} GB; allowed: half of this machine's memory, "
+            f"{most / 1e9:.4g} GB"
+        )
 
 
 def require(path: str | Path, arrays: Arrays, keys: Iterable[str]) -> None:
@@ -59,7 +73,7 @@ def require(path: str | Path, arrays: Arrays, keys: Iterable[str]) -> None:
 
 
 def check_numbers(path: str | Path, key: str, array: NDArray[Any], *, nonnegative: bool = False) -> None:
-    """Check that an array holds finite numbers, and none below zero where that is asked.
+    """Check that an array holds finite numbers, none so large that squares overflow, none below zero if that is asked.
 
     Raises:
         InputError: names file, key and what was found.
@@ -70,30 +84,47 @@ def check_numbers(path: str | Path, key: str, array: NDArray[Any], *, nonnegativ
         raise InputError(f"{path}: {key} is empty, shape {array.shape}")
     if not np.isfinite(array).all():
         raise InputError(f"{path}: {key} has {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+    if np.abs(array).max() > LARGEST:
+        raise InputError(f"{path}: {key} has values up to {np.abs(array).max():g}; allowed: up to {LARGEST:g}")
     if nonnegative and np.iscomplexobj(array):
         raise InputError(f"{path}: {key} is complex; allowed: real numbers, zero or above")
     if nonnegative and array.min() < 0:
         raise InputError(f"{path}: {key} has negative values (lowest {array.min():g}); allowed: zero or above")
 
 
-def _read(path: Path, file: Any, keys: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
+    """The content of a bzip2 file."""
+    content = io.BytesIO()
+    with bz2.open(file) as packed:
+        while block := packed.read(BZ2_BLOCK):
+            content.write(block)
+            check_size(path, "its content", content.tell())
+    content.seek(0)
+    return content
+
+
+def _read(path: Path, file: BinaryIO, keys: Iterable[str] | None) -> dict[str, NDArray[Any]]:
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise InputError(f"{path}: holds one bare array; allowed: an NPZ archive of named arrays")
-    names = archive.files if keys is None else [key for key in keys if key in archive.files]
+    assert archive.zip is not None  # until it is closed
+    members = {member.filename.removesuffix(".npy"): member.file_size for member in archive.zip.infolist()}
+    names = archive.files if keys is None else [key for key in keys if key in members]
+    check_size(path, "its arrays", sum(members[name] for name in names))
     return {name: _read_one(path, archive, name) for name in names}
 
 
 def _read_one(path: Path, archive: Any, name: str) -> NDArray[Any]:
     try:
         array = archive[name]
-    except UNREADABLE as error:
-        raise InputError(f"{path}: {name} cannot be read ({_one_line(error)})") from None
+    except Exception as error:  # as above  # noqa: BLE001
+        raise InputError(f"{path}: {name} cannot be read ({one_line(error)})") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: {name} is not an array")
     return array
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+def one_line(value: object) -> str:
+    """What somebody else's error or value says, on one line and not at length."""
+    text = " ".join(str(value).split())[:200]
+    return text or type(value).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ptycho.alignment import align, fit_tilt, phase_tilt
 from ptycho.errors import InputError
+from ptycho.npz import read_npz
 from study.drawing import plain, styled
 
 WELL_SEEN = 0.2  # of the largest weight: the picture's rim saw too little light to show anything
@@ -35,14 +35,14 @@ def read_picture(path: Path) -> Picture:
         InputError: a damaged file.
     """
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            image, weight = file["reconstruction"].astype(np.complex64), file["weight"]
-            truth = file["truth"].astype(np.complex64) if "truth" in file else None
+        file = read_npz(path, ("reconstruction", "weight", "truth"))
+        image, weight = file["reconstruction"].astype(np.complex64), file["weight"]
+        truth = file["truth"].astype(np.complex64) if "truth" in file else None
         seen = weight >= WELL_SEEN * weight.max()
         image[~seen] = np.nan
         box = np.ix_(seen.any(axis=1), seen.any(axis=0))
         return Picture(image[box], None if truth is None else truth[box])
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise InputError(
             f"{path}: no reconstruction can be read ({error}); allowed: the file as the run wrote it"
         ) from error

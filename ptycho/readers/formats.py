@@ -6,6 +6,7 @@ A file's kind is told by its first bytes, never by its name alone: NPZ archives 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from ptycho.config.config import ScanConfig
 from ptycho.errors import InputError
-from ptycho.npz import read_npz
+from ptycho.npz import one_line, read_npz
 from ptycho.readers.cxi import is_cxi, read_cxi
 from ptycho.readers.hdf5 import open_hdf5
 from ptycho.readers.nexus import is_nexus, read_nexus
@@ -22,6 +23,7 @@ from ptycho.readers.ptychodus import is_ptychodus, read_ptychodus
 from ptycho.readers.ptyd import is_ptyd, read_ptyd
 from ptycho.readers.raw import RawScan
 
+log = logging.getLogger(__name__)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs", ".ptyd")
 
@@ -87,12 +89,28 @@ def open_scan(path: Path, settings: ScanConfig) -> Iterator[RawScan]:
         with open_hdf5(path) as file:
             name = hdf5_format(path, file)
             _check_positions_file(name, settings)
-            yield HDF5_FORMATS[name].read(path, file, settings)
+            with in_one_line(path, name):
+                raw = HDF5_FORMATS[name].read(path, file, settings)
+            yield raw
     else:
         stored = read_npz(path, {key for form in NPZ_FORMATS.values() for key in form.keys})
         name = npz_format(path, stored)
         _check_positions_file(name, settings)
-        yield NPZ_FORMATS[name].read(path, stored)
+        with in_one_line(path, name):
+            raw = NPZ_FORMATS[name].read(path, stored)
+        yield raw
+
+
+@contextmanager
+def in_one_line(path: Path, name: str) -> Iterator[None]:
+    """What NumPy says where an array is of a type or shape that no reader has thought of, as a user's mistake."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+        log.debug("%s", path, exc_info=True)
+        raise InputError(f"{path}: cannot be used as a scan of format {name} ({one_line(error)})") from None
 
 
 def _check_positions_file(name: str, settings: ScanConfig) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import ScanConfig, beam_centre
 from ptycho.diagnosis import suspected_pixels
 from ptycho.errors import InputError
+from ptycho.npz import LARGEST
 from ptycho.readers.raw import FrameStack, RawScan
 
 FAR_OFF_PX = 1.5  # a beam's centre further than this from that of the frames is worth a word
@@ -212,6 +213,7 @@ class Problems:
     not_finite: int = 0
     frames: list[int] = dataclasses.field(default_factory=list)
     lowest: float = 0.0
+    highest: float = 0.0
 
     def look(self, first: int, chunk: NDArray[Any]) -> bool:
         """Take in the frames from number ``first`` on; whether there is a problem with any of them."""
@@ -220,8 +222,9 @@ class Problems:
             self.not_finite += int(np.count_nonzero(bad))
             self.frames += (first + np.flatnonzero(bad.any(axis=(1, 2)))).tolist()
         lowest = float(np.min(chunk, initial=0, where=~bad))
-        self.lowest = min(self.lowest, lowest)
-        return bool(bad.any()) or lowest < 0
+        highest = float(np.max(chunk, initial=0, where=~bad))
+        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+        return bool(bad.any()) or lowest < 0 or highest > LARGEST
 
     def refuse(self, what: str, settings: ScanConfig) -> None:
         """Raise for the first kind of problem that was met and that the settings do not deal with.
@@ -235,6 +238,8 @@ class Problems:
                 f"{what} has {self.not_finite} values that are not finite (frames {numbers}); "
                 "allowed: finite ones, or --drop-nan"
             )
+        if self.highest > LARGEST:
+            raise InputError(f"{what} has values up to {self.highest:g}; allowed: up to {LARGEST:g}")
         if self.lowest < 0 and not settings.clip_negative:
             raise InputError(
                 f"{what} has negative values (lowest {self.lowest:g}); allowed: zero or above, or --clip-negative"

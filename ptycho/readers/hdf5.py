@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import InputError
-from ptycho.npz import MissingKeyError
+from ptycho.npz import MissingKeyError, check_size, one_line
 from ptycho.readers.geometry import ELECTRON_VOLT_J, KEV_J
 
 LENGTHS_M = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "micron": 1e-6, "nm": 1e-9,
@@ -23,6 +23,7 @@ LARGEST_ENERGY_J = 1e-12  # 6 MeV: a number above this is no photon energy in jo
 SMALLEST_ENERGY_EV = 50.0  # below this, a number without a unit is one of keV
 HINTS = ("propagation", "propagator", "regime", "geometry_type", "definition")  # names whose text tells of a near field
 MARKS = ("nearfield", "fresnel")
+DAMAGED = (OSError, KeyError, RuntimeError, SystemError, UnicodeError)  # what h5py raises on damaged files
 
 
 @contextmanager
@@ -37,9 +38,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: not a readable HDF5 file ({one_line(error)})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except DAMAGED as error:  # met by whatever looks into it
+            raise InputError(f"{path}: damaged HDF5 file ({one_line(error)})") from None
 
 
 def find(group: h5py.Group | None, *names: str) -> h5py.Dataset | None:
@@ -69,10 +73,11 @@ def array_of(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     Raises:
         InputError: it cannot be read.
     """
+    check_size(path, str(dataset.name), dataset.nbytes)
     try:
         return np.asarray(dataset[()])
     except (OSError, TypeError) as error:
-        raise InputError(f"{path}: {dataset.name} cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: {dataset.name} cannot be read ({one_line(error)})") from None
 
 
 def number(path: Path, value: Any, name: str) -> float | None:
@@ -84,8 +89,8 @@ def number(path: Path, value: Any, name: str) -> float | None:
     if value is None or (isinstance(value, h5py.Dataset) and text_of(value.attrs.get("type")) == "none"):
         return None
     array = np.asarray(array_of(path, value) if isinstance(value, h5py.Dataset) else value)
-    if array.size == 0 or not np.issubdtype(array.dtype, np.number) or not np.all(array == array.flat[0]):
-        raise InputError(f"{path}: {name} is {str(array)[:40]}; allowed: one number")
+    if array.size == 0 or array.dtype.kind not in "fiu" or not np.all(array == array.flat[0]):
+        raise InputError(f"{path}: {name} is {one_line(array)[:40]}; allowed: one number")
     return float(array.flat[0])
 
 
@@ -116,7 +121,7 @@ def energy_j(path: Path, dataset: h5py.Dataset | None) -> float | None:
         InputError: an unknown unit.
     """
     value = None if dataset is None else number(path, dataset, dataset.name)
-    if dataset is None or value is None:
+    if dataset is None or not value:  # zero stands for unknown
         return None
     unit = unit_of(dataset)
     if not unit:

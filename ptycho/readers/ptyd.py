@@ -51,7 +51,7 @@ def read_ptyd(path: Path, file: h5py.File, settings: ScanConfig) -> RawScan:
         positions_name="chunks/*/positions",
         positions_unit="m",
         good=_good(path, file, chunks),
-        wavelength_m=None if energy is None else wavelength_m(energy * KEV_J),
+        wavelength_m=wavelength_m(energy * KEV_J) if energy else None,
         distance_m=_number(path, file, "distance"),
         pixel_m=_pair(path, file, "psize"),
         centre_px=_pair(path, file, "center"),

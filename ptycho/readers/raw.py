@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import InputError
-from ptycho.npz import check_numbers
+from ptycho.npz import check_numbers, check_size
 
 CHUNK_FRAMES = 64  # read at once, so that a scan needs little more memory than its result
 SAMPLE_FRAMES = 64  # looked at where all frames would tell no more
@@ -136,21 +136,32 @@ class RawScan:
     def __post_init__(self) -> None:
         self._check_frames()
         self._check_positions()
-        for what in ("wavelength_m", "distance_m"):
+        for what in ("wavelength_m", "distance_m", "pixel_m", "object_pixel_m"):
             value = getattr(self, what)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{self.path}: {what} is {value:g}; allowed: above 0")
+            for number in () if value is None else np.atleast_1d(value):
+                if not (math.isfinite(number) and number > 0):
+                    raise InputError(f"{self.path}: {what} is {number:g}; allowed: above 0")
 
     def _check_frames(self) -> None:
-        name, dtype, (_, height, width) = self.frames.name, self.frames.dtype, self.frames.shape
-        if not (np.issubdtype(dtype, np.number) or dtype == np.bool_):
-            raise InputError(f"{self.path}: {name} has type {dtype}; allowed: numbers")
-        if np.issubdtype(dtype, np.complexfloating):
-            raise InputError(f"{self.path}: {name} is complex; allowed: real numbers, zero or above")
+        name, (_, height, width) = self.frames.name, self.frames.shape
+        for part in self.frames.parts:
+            self._check_part(part.array, (height, width))
         if self.good is not None and self.good.shape != (height, width):
             raise InputError(
                 f"{self.path}: the mask has shape {self.good.shape}; frames in {name} need {(height, width)}"
             )
+
+    def _check_part(self, array: Any, shape: tuple[int, int]) -> None:
+        name, dtype = self.frames.name, np.dtype(array.dtype)
+        if not (np.issubdtype(dtype, np.number) or dtype == np.bool_):
+            raise InputError(f"{self.path}: {name} has type {dtype}; allowed: numbers")
+        if np.issubdtype(dtype, np.complexfloating):
+            raise InputError(f"{self.path}: {name} is complex; allowed: real numbers, zero or above")
+        if 0 in array.shape:
+            raise InputError(f"{self.path}: {name} is empty, shape {array.shape}")
+        if array.shape[-2:] != shape:
+            raise InputError(f"{self.path}: {name} has a part of shape {array.shape}; allowed: frames of {shape}")
+        check_size(self.path, name, 4 * math.prod(array.shape))
 
     def _check_positions(self) -> None:
         count = self.frames.shape[0]

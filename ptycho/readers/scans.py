@@ -17,6 +17,7 @@ from ptycho.arrays import PtychoArrays
 from ptycho.cache import load_split
 from ptycho.config.config import ScanAxes, ScanConfig
 from ptycho.errors import InputError
+from ptycho.npz import check_numbers
 from ptycho.probe import match_power, normalise_probe
 from ptycho.readers.formats import open_scan
 from ptycho.readers.frames import Window, binned, choose_window, good_pixels, read_intensity
@@ -113,6 +114,7 @@ def positions_px(raw: RawScan, geometry: Geometry, window: Window, axes: ScanAxe
     px = places * (window.side / np.array(raw.frames.shape[1:]))
     if raw.positions_unit == "m" and np.abs(px).max() > FAR_AWAY_PX:
         px = px - px.mean(axis=0)
+    check_numbers(raw.path, f"{raw.positions_name} in pixels of the object", px)
     return px.astype(np.float32)
 
 

@@ -244,7 +244,7 @@ PICKLED = np.array([{}], dtype=object)
         (tike, _set("data", np.ones((2, F, N, N))), "data has shape"),
         (tike, _set("data", np.ones((F, N))), "data has shape"),
         (tike, _set("data", np.ones((1, F, N, N + 1))), "square frames"),
-        (tike, _set("data", np.ones((1, 0, N, N))), "scan give positions"),
+        (tike, _set("data", np.ones((1, 0, N, N))), "data is empty"),
         (tike, _set("data", np.ones((1, F, N, N), complex)), "data is complex"),
         (tike, _set("data", np.full((1, F, N, N), "a")), "data has type"),
         (tike, _set("data", PICKLED), "data cannot be read"),
