@@ -8,10 +8,12 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +75,8 @@ class Worker:
         ours, theirs = context.Pipe()
         arguments = (theirs, dict(environment), threads, tuple(load))
         process = context.Process(target=serve, args=arguments, name="study-worker", daemon=True)
-        process.start()
+        with _without_main():
+            process.start()
         theirs.close()
         return cls(process=process, pipe=ours)
 
@@ -129,6 +132,20 @@ def serve(pipe: Connection, environment: dict[str, str], threads: int, load: Seq
         pipe.send(Answer())
         while True:
             _answer(pipe, pipe.recv())
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a spawned process leave the program's main file alone: jobs need nothing of it.
+
+    It would run again there, and a script that calls a study would call it once more in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _answer(pipe: Connection, job: Job) -> None:

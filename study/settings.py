@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ptycho.config.config import DataConfig, ModelConfig
-from ptycho.config.settings import setting, validate
+from ptycho.config.settings import from_plain, setting, validate
+from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 
 PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "real", "full"]
@@ -40,3 +43,36 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+
+
+OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms and replicates say these
+RUN_FIELDS = tuple(field.name for field in dataclasses.fields(RunSettings) if field.name not in OF_THE_DESIGN)
+STUDY_FIELDS = tuple(field.name for field in dataclasses.fields(StudyConfig))
+
+
+def split_settings(given: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
+    """Settings by name as the study's own, and those given for all its runs.
+
+    Raises:
+        InputError: an unknown setting, or a value that is not allowed.
+    """
+    for name in given:
+        require_known(name)
+    own = {name: value for name, value in given.items() if name in STUDY_FIELDS}
+    overrides = {name: value for name, value in given.items() if name in RUN_FIELDS}
+    return StudyConfig(**from_plain(own, StudyConfig)), from_plain(overrides, RunSettings)
+
+
+def require_known(name: str) -> None:
+    """Refuse what is no setting of a study, with those whose names are close.
+
+    Raises:
+        InputError: the name is no setting.
+    """
+    known = (*STUDY_FIELDS, *RUN_FIELDS)
+    if name in known:
+        return
+    near = " or ".join(map(repr, difflib.get_close_matches(name, known, n=3)))
+    hint = f"did you mean {near}?" if near else "allowed: the settings that --help-all lists"
+    said = "an arm or the number of seeds says this" if name in OF_THE_DESIGN else "no such setting"
+    raise InputError(f"{name}: {said}; {hint}")

@@ -25,7 +25,7 @@ from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 from study.command import FINISHED, Parser, run_command
 from study.design import CONTROL, STUDY_VERSION, Design, Finished, RunSpec
-from study.settings import RunSettings, StudyConfig
+from study.settings import OF_THE_DESIGN, RunSettings, StudyConfig
 from study.tracking_uri import redact_words
 
 if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
@@ -35,40 +35,39 @@ if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are k
     from study.tracker import Ending, Tracker
 
 STUDY_FILE = "study.json"
-OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms and replicates say these
 
 
 class Plan(NamedTuple):
-    """A study before it runs: what was asked for, the design, settings given for all its runs, its folder."""
+    """A study before it runs: what was asked for, the design, settings given for all its runs, its folder, the call."""
 
     config: StudyConfig
     design: Design
     overrides: Mapping[str, Any]
     out: Path
+    command: str
 
     def run_folder(self, spec: RunSpec) -> Path:
         """Where a run's records stand."""
         return self.out / "runs" / spec.run_id
 
 
-def make_plan(config: StudyConfig, overrides: Mapping[str, Any]) -> Plan:
-    """Turn settings into runs; refuses what cannot work before anything is trained.
+def make_plan(config: StudyConfig, overrides: Mapping[str, Any], command: str) -> Plan:
+    """Turn settings into runs; refuses settings that cannot work. Nothing is written.
+
+    Args:
+        config, overrides: the study's settings, and those given for all its runs.
+        command: how the study was called, for its record.
 
     Raises:
-        InputError: a bad setting, a scan that cannot be used, a folder that cannot be written or is too small.
+        InputError: a bad setting, a scan that cannot be used.
     """
-    from study.disk import require_space
     from study.presets import make_design
 
     design = make_design(config)
     if config.preset == "real" or overrides.get("data"):
         overrides = {**overrides, **scan_settings(overrides)}
-    first = design.next_runs(overrides, [])
-    out = Path(config.out or f"results/{config.preset}").absolute()
-    require_writable(out)
-    plan = Plan(config, design, overrides, out)
-    require_space(out, unfinished(plan, first))
-    return plan
+    design.next_runs(overrides, [])  # refuses settings that do not go together
+    return Plan(config, design, overrides, Path(config.out or f"results/{config.preset}").absolute(), command)
 
 
 def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "replicates": len(design.replicates),
         "adaptive": plan.config.adaptive,
         "control": CONTROL,
-        "command": shlex.join(["python", "-m", "study.shootout", *redact_words(sys.argv[1:])]),
+        "command": plan.command,
         "runs": [],
     }
 
@@ -152,12 +151,16 @@ def run_study(plan: Plan) -> Path:
     """Run what is not finished, write tables and report, send everything to MLflow; the report's path.
 
     Raises:
-        InputError: a store that cannot be reached, a folder of another study; nothing was trained.
+        InputError: a store that cannot be reached, a folder that cannot be written, is too small or holds another
+            study; nothing was trained.
     """
+    from study.disk import require_space
     from study.records import write_json
     from study.tracker import Tracker
     from study.tracking_uri import resolve_tracking_uri
 
+    require_writable(plan.out)
+    require_space(plan.out, unfinished(plan, plan.design.next_runs(plan.overrides, [])))
     study = study_record(plan)
     tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
     where = tracker.open_study(study).where
@@ -346,7 +349,8 @@ def command() -> int:
     from study.progress import results_table
 
     namespace = build_parser().parse_args()
-    plan = make_plan(StudyConfig(**chosen(namespace, StudyConfig)), chosen(namespace, RunSettings))
+    words = shlex.join(["python", "-m", "study.shootout", *redact_words(sys.argv[1:])])
+    plan = make_plan(StudyConfig(**chosen(namespace, StudyConfig)), chosen(namespace, RunSettings), words)
     report = run_study(plan)
     summary = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))
     console = Console(highlight=False)

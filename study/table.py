@@ -84,8 +84,8 @@ class Tables:
         return read_evals(self.out / "runs" / run_id for run_id in runs)
 
 
-def collect(out: Path) -> Tables:
-    """Read a study folder; write ``runs.csv`` and ``steps.parquet`` into it.
+def collect(out: Path, into: Path | None = None) -> Tables:
+    """Read a study folder; write ``runs.csv`` and ``steps.parquet`` into it, or ``into`` another one.
 
     Step records go from file to file in parts, so that memory does not grow with them.
 
@@ -98,15 +98,16 @@ def collect(out: Path) -> Tables:
     shared, varying = _split_settings(realised)
     runs = _runs_frame(_in_design_order(results, study), varying)
     folders = [out / "runs" / str(run_id) for run_id in runs["run_id"]]
-    with replacing(out / "runs.csv") as temporary:
+    into = out if into is None else into
+    with replacing(into / "runs.csv") as temporary:
         runs.to_csv(temporary, index=False)
-    with replacing(out / "steps.parquet") as temporary:
+    with replacing(into / "steps.parquet") as temporary:
         owners = write_steps(temporary, folders)
     return Tables(
         out=out,
         study=study,
         runs=runs,
-        trace=StepTable(out / "steps.parquet", owners),
+        trace=StepTable(into / "steps.parquet", owners),
         settings=shared,
         unfinished=unfinished,
         attempts=sum(1 for _ in out.glob("attempts/*/result.json")),

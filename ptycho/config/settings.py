@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from ptycho.errors import InputError, unknown_name
@@ -27,6 +29,7 @@ def setting(
     above: float | None = None,
     high: float | None = None,
     flag: str | None = None,
+    names: Collection[str] | None = None,
 ) -> Any:
     """Declare one setting.
 
@@ -38,8 +41,9 @@ def setting(
         above: allowed values are greater than this (exclusive).
         high: largest allowed value (inclusive).
         flag: command-line spelling where it differs from the field's name.
+        names: the allowed names, where users can add to them; looked up at each check.
     """
-    metadata = dict(help=help, unit=unit, low=low, above=above, high=high, flag=flag)
+    metadata = dict(help=help, unit=unit, low=low, above=above, high=high, flag=flag, names=names)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -51,6 +55,12 @@ def annotations_of(cls: Any) -> Mapping[str, Any]:
 def literal_names(annotation: Any) -> tuple[str, ...]:
     """The names of a ``Literal`` annotation; empty for any other."""
     return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+
+
+def allowed_names(field: dataclasses.Field[Any], annotation: Any) -> tuple[str, ...]:
+    """The names that a setting can have: those of its table, else of its ``Literal``; empty for any other."""
+    table = field.metadata.get("names")
+    return literal_names(annotation) if table is None else tuple(table)
 
 
 def split_optional(annotation: Any) -> tuple[Any, bool]:
@@ -94,7 +104,7 @@ def _check(field: dataclasses.Field[Any], annotation: Any, value: Any) -> None:
     kind, optional = split_optional(annotation)
     if value is None and optional:
         return
-    names = literal_names(kind)
+    names = allowed_names(field, kind)
     if names:
         if value not in names:
             raise unknown_name(field.name, value, names)
@@ -153,7 +163,7 @@ def _add_flag(parser: argparse._ActionsContainer, field: dataclasses.Field[Any],
     elif typing.get_origin(kind) is tuple:
         options |= dict(action="append", metavar="TEXT")
     else:
-        names = literal_names(kind)
+        names = allowed_names(field, kind)
         options |= dict(action=_Keep, parse=_Parser(field.name, kind, optional))
         options["metavar"] = "{" + ",".join(names) + "}" if names else kind.__name__.upper()
     parser.add_argument(flag_of(field), **options)
@@ -210,6 +220,44 @@ def chosen(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
         if value is not NOT_GIVEN:
             given[field.name] = value
     return given
+
+
+def from_plain(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Settings of ``cls`` from a file or from Python: lists as tuples, texts as what the flag of that text says.
+
+    >>> from ptycho.config.config import TrainingConfig
+    >>> from_plain({"learning_rate": "1e-3", "max_steps": False}, TrainingConfig)
+    {'learning_rate': 0.001, 'max_steps': None}
+
+    Args:
+        given: names of settings of ``cls``, and values; False stands for off where off is allowed, since this is
+            what YAML makes of the word.
+
+    Raises:
+        InputError: a text that is no number. What the class itself refuses is left to it.
+    """
+    hints, values = annotations_of(cls), {}
+    for name, value in given.items():
+        kind, optional = split_optional(hints[name])
+        value = _plain(name, kind, optional, value)
+        if value is not NOT_GIVEN:
+            values[name] = value
+    return values
+
+
+def _plain(name: str, kind: Any, optional: bool, value: Any) -> Any:
+    if typing.get_origin(kind) is tuple:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else value
+    if value is False and optional and kind is not bool:
+        return None
+    match value:
+        case str() if kind is not bool:
+            return _Parser(name, kind, optional)(value)
+        case Path():
+            return str(value)
+        case numbers.Integral() if not isinstance(value, bool):
+            return int(value)
+    return value
 
 
 def project(config: Any, cls: type) -> dict[str, Any]:
