@@ -47,7 +47,8 @@ def shootout(
     Raises:
         InputError: an unknown setting, a value that is not allowed, a folder or store that cannot be used.
     """
-    from study.shootout import make_plan, run_study
+    from study.plan import make_plan
+    from study.running import run_study
 
     named = {"algo": algo, "seeds": seeds, "regime": regime, "out": None if out is None else str(out)}
     given = {name: value for name, value in named.items() if value is not None and value != ()}

@@ -1,0 +1,188 @@
+"""A study from its first line on disk to its report: rounds of trainings, everything sent to MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho.errors import InputError
+from study.design import CONTROL, STUDY_VERSION, Finished, RunSpec
+from study.plan import Plan, unfinished
+from study.trainings import prepare_datasets, train
+
+if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
+    from collections.abc import Sequence
+
+    from study.data import DataFiles
+    from study.engine import LocalEngine
+    from study.tracker import Ending, Tracker
+
+STUDY_FILE = "study.json"
+
+
+def require_writable(out: Path) -> None:
+    """Make the study's folder.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be written ({error.strerror}); allowed: a writable folder") from None
+
+
+def study_record(plan: Plan) -> dict[str, Any]:
+    """What ``study.json`` says before the first round; a study that goes on keeps its id and its date.
+
+    Raises:
+        InputError: the folder holds a study of another preset.
+    """
+    path = plan.out / STUDY_FILE
+    kept: dict[str, Any] = {}
+    if path.exists():
+        from study.table import read_study
+
+        kept = read_study(plan.out)
+        if kept.get("preset") != plan.config.preset:
+            raise InputError(
+                f"out: {plan.out} holds a study of preset {kept.get('preset')!r}; "
+                f"allowed: another folder, or --preset {kept.get('preset')}"
+            )
+    design = plan.design
+    return {
+        "study_id": kept.get("study_id", uuid.uuid4().hex[:12]),
+        "study_version": STUDY_VERSION,
+        "preset": plan.config.preset,
+        "created": kept.get("created", datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")),
+        "title": design.title,
+        "regimes": [
+            {"name": regime.name, "description": regime.description, "evidence": regime.evidence}
+            for regime in design.regimes
+        ],
+        "algorithms": [{"name": arm.algorithm, "threshold": arm.threshold} for arm in design.arms],
+        "replicates": len(design.replicates),
+        "adaptive": plan.config.adaptive,
+        "control": CONTROL,
+        "command": plan.command,
+        "runs": [],
+    }
+
+
+def run_study(plan: Plan) -> Path:
+    """Run what is not finished, write tables and report, send everything to MLflow; the report's path.
+
+    Raises:
+        InputError: a store that cannot be reached, a folder that cannot be written, is too small or holds another
+            study; nothing was trained.
+    """
+    from study.disk import require_space
+    from study.records import write_json
+    from study.tracker import Tracker
+    from study.tracking_uri import resolve_tracking_uri
+
+    require_writable(plan.out)
+    require_space(plan.out, unfinished(plan, plan.design.next_runs(plan.overrides, [])))
+    study = study_record(plan)
+    tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
+    where = tracker.open_study(study).where
+    write_json(plan.out / STUDY_FILE, study)
+    try:
+        train_rounds(plan, study, tracker, where)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("stopping: the report is written from what is finished; once more to stop at once\n")
+        wind_up(plan.out, tracker, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    else:
+        return conclude(plan.out, tracker, "finished")
+    finally:
+        tracker.close()
+
+
+def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str) -> None:
+    """Train round after round what has no result yet, in worker processes, and send records as they come.
+
+    What has finished decides what comes next, whether it was trained now or before.
+    """
+    from study.disk import require_space
+    from study.progress import StudyProgress
+    from study.records import write_json
+    from study.shipping import Shipper
+
+    finished: list[Finished] = []
+    files: dict[str, DataFiles] = {}
+    shipper = Shipper(tracker, plan.out).start()
+    try:
+        with StudyProgress() as progress, contextlib.ExitStack() as stack:
+            engine = None
+            progress.say(f"MLflow: {where}")
+            while specs := plan.design.next_runs(plan.overrides, finished):
+                study["runs"] += [spec.run_id for spec in specs]
+                write_json(plan.out / STUDY_FILE, study)
+                todo = unfinished(plan, specs)
+                require_space(plan.out, todo)
+                progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
+                progress.expect(len(todo))
+                if todo:
+                    engine = engine or stack.enter_context(make_engine(plan, specs))
+                    files |= prepare_datasets(plan, todo, engine, files)
+                    train(plan, todo, files, engine, progress)
+                finished += [ending_of(plan, spec) for spec in specs]
+    finally:
+        unsent = shipper.stop()
+    if unsent:
+        sys.stderr.write(f"{len(unsent)} runs could not be sent to MLflow; later: python -m study.sync {plan.out}\n")
+
+
+def make_engine(plan: Plan, specs: Sequence[RunSpec]) -> LocalEngine:
+    """The workers of a study: no more than its first round can use."""
+    from study.engine import LocalEngine, default_workers
+    from study.tracking_uri import worker_environment
+
+    threads = specs[0].settings.threads
+    workers = min(plan.config.workers or default_workers(threads), len(specs))
+    return LocalEngine(workers, threads, plan.config.time_limit, worker_environment())
+
+
+def ending_of(plan: Plan, spec: RunSpec) -> Finished:
+    """How a run ended, from its folder."""
+    from study.records import RESULT_FILE
+
+    result = json.loads((plan.run_folder(spec) / RESULT_FILE).read_text(encoding="utf-8"))
+    loss = result.get("val_loss_final", math.nan) / result.get("baseline_constant", math.nan)
+    return Finished(spec, result["outcome"], min(1.0, loss) if result["outcome"] in ("ok", "plateau") else 1.0)
+
+
+def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
+    """Write tables and report from what is recorded, and close the study in MLflow."""
+    from study.report import write_report
+    from study.tracking_notes import study_artifacts
+
+    report = write_report(out)
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    tracker.finish_study(ending, summary["arms"], study_artifacts(out))
+    return report
+
+
+def wind_up(out: Path, tracker: Tracker, ending: Ending) -> None:
+    """As :func:`conclude`, as far as it can be done: what stopped the study is what its user has to hear of."""
+    from study.tracking_notes import read_object, study_artifacts
+
+    with contextlib.suppress(InputError, OSError):
+        from study.report import write_report
+
+        write_report(out)
+    with contextlib.suppress(OSError):
+        arms = (read_object(out / "summary.json") or {}).get("arms", [])
+        tracker.finish_study(ending, arms, study_artifacts(out))
