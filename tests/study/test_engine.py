@@ -45,12 +45,6 @@ def loaded(name: str) -> bool:
     return name in sys.modules
 
 
-def nap(duration_s: float) -> float:
-    start = time.monotonic()
-    time.sleep(duration_s)
-    return time.monotonic() - start
-
-
 def see(name: str) -> str | None:
     return os.environ.get(name)
 
@@ -151,16 +145,6 @@ def test_the_trainings_modules_are_loaded_before_the_first_job() -> None:
     with LocalEngine(1, 1, None, ENVIRONMENT) as pool:
         (ended,) = pool.run([Job("x", loaded, ("torch",))])
     assert ended.value
-
-
-def test_the_harness_costs_little() -> None:
-    """Fifty jobs that take a fifth of a second each, on two workers; a tenth is allowed for a busy machine."""
-    with LocalEngine(2, 1, None, ENVIRONMENT, ()) as pool:
-        list(pool.run([Job(str(k), nap, (0.2,)) for k in range(4)]))
-        start = time.monotonic()
-        ended = list(pool.run([Job(str(k), nap, (0.2,)) for k in range(50)]))
-        elapsed = time.monotonic() - start
-    assert elapsed < 1.1 * sum(item.value for item in ended) / 2
 
 
 def test_workers_share_the_cores() -> None:
