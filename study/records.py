@@ -37,6 +37,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     sync_folder(path.parent)
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where the file is missing or holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was renamed in a folder last through a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -177,7 +177,8 @@ def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
 
 def wind_up(out: Path, tracker: Tracker, ending: Ending) -> None:
     """As :func:`conclude`, as far as it can be done: what stopped the study is what its user has to hear of."""
-    from study.tracking_notes import read_object, study_artifacts
+    from study.records import read_object
+    from study.tracking_notes import study_artifacts
 
     with contextlib.suppress(InputError, OSError):
         from study.report import write_report

@@ -12,7 +12,7 @@ from ptycho.config.settings import from_plain, setting, validate
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 
-PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "real", "full"]
+PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "quality", "real", "full"]
 EXPERIMENT = "stability-shootout"
 
 
