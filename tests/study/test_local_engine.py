@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ptycho.errors import InputError
-from study.engine import Ended, Job, LocalEngine, default_workers
+from study.engines import Ended, Job
+from study.local_engine import LocalEngine, default_workers
 from study.pool import JobError
 
 ENVIRONMENT = dict(os.environ)
