@@ -80,13 +80,13 @@ CONTROL_REGIME = Regime(
 )
 OVERLOAD_REGIME = Regime(
     name="overload",
-    description="Adam at 3e-3, Poisson likelihood; from step 50 on, 2% of the frames have pixels that overflow, "
+    description="Adam at 3e-3, Poisson likelihood; from step 50 on, 3% of the frames have pixels that overflow, "
     "about 1000 times the brightest count. It measures tolerance to faulty frames, which masking would remove",
     settings={
         "optimizer": "adam",
         "learning_rate": 3e-3,
         "torch_loss_mode": "poisson",
-        "fault": ("overload:rate=0.02,size=1000,onset=50",),
+        "fault": ("overload:rate=0.03,size=1000,onset=50",),
     },
 )
 RATE_STRESS_REGIME = Regime(
