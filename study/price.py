@@ -225,4 +225,4 @@ def _shift(low: float, high: float) -> str:
         return f"falls by {-high:.3f} to {-low:.3f}"
     if low > 0:
         return f"rises by {low:.3f} to {high:.3f}"
-    return f"does not fall by more than {-low:.3f}"
+    return f"does not fall by more than {abs(low):.3f}"
