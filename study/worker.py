@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.config.config import FaultConfig, ModelConfig
+from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import project
 from ptycho_torch.config_params import TrainingConfig
 from study.attempts import begin
@@ -18,6 +19,7 @@ def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> Dat
     """Make the frames of ``spec`` and their baselines under each of ``losses``."""
     from study.grid_lines_torch_runner import cached_baselines, load_splits
 
+    load_plugins(spec.settings.plugin)
     files = prepare_data(spec.settings, folder)
     for loss in losses:
         settings = dataclasses.replace(spec.settings, torch_loss_mode=loss)  # type: ignore[arg-type]
@@ -30,6 +32,7 @@ def execute(spec: RunSpec, files: DataFiles, folder: Path, stop_failed: bool) ->
     """Run once, or go on from the checkpoint of a killed attempt; everything lands in ``folder``."""
     from study.grid_lines_torch_runner import run_grid_lines_torch
 
+    load_plugins(spec.settings.plugin)
     begin(folder, spec)
     return run_grid_lines_torch(runner_config(spec, files, folder, stop_failed=stop_failed), spec.identity())
 
@@ -41,6 +44,7 @@ def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed:
     settings = spec.settings
     return TorchRunnerConfig(
         **{**project(settings, TrainingConfig), **project(settings, ModelConfig), **project(settings, FaultConfig)},
+        plugin=settings.plugin,
         train_npz=str(files.train),
         validation_npz=str(files.validation),
         test_npz=str(files.test),
