@@ -128,6 +128,25 @@ def default() -> Design:
     )
 
 
+def quality() -> Design:
+    """What clipping costs where nothing needs it: the control regime, long enough on a large object for good pictures.
+
+    About a minute of one core a run.
+    """
+    return Design(
+        title="What does gradient clipping cost in image quality?",
+        regimes=(CONTROL_REGIME,),
+        arms=arms_of("none", "norm", "value", "agc", "agc_unit"),
+        replicates=tuple(range(8)),
+        base={
+            **SMALL_SCAN,
+            **{"object_size": 392, "n_lines": 400},
+            **{**SMALL_NETWORK, "fno_width": 16},
+            **{"batch_size": 8, "max_steps": 2000, "eval_every": 200},
+        },
+    )
+
+
 def real() -> Design:
     """A scan from a file, judged without ground truth; sized so that a frame of 128 px trains in minutes."""
     return Design(
@@ -245,6 +264,7 @@ PRESETS: Mapping[str, Callable[[], Design]] = {
     "frontier": frontier,
     "depth": depth,
     "thresholds": thresholds,
+    "quality": quality,
     "real": real,
     "full": full,
 }
