@@ -82,6 +82,12 @@ def _factor_text(key: str, value: Any) -> str:
     return str(value)
 
 
+def evidence_arms(tables: Tables) -> list[Arm]:
+    """The arms that a verdict may rest on: those of regimes that do not only search a rate or a threshold."""
+    unasked = {regime["name"] for regime in tables.study.get("regimes", []) if regime.get("evidence") is False}
+    return arms_of(tables.runs[~tables.runs["regime"].isin(unasked)])
+
+
 def by_condition(arms: Iterable[Arm]) -> dict[str, list[Arm]]:
     """The arms of each condition."""
     grouped: dict[str, list[Arm]] = {}

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from study.arms import median
+from study.comparisons import LARGEST_COST
 from study.drawing import (
     BASELINES,
     axis_names,
@@ -67,6 +68,45 @@ def failure_probability(data: pd.DataFrame) -> Figure:
         axes[0].plot([], [], "o-", color="#555555", ms=5, lw=1.6, label="failed")
         axes[0].plot([], [], "o-", color="#555555", mfc="white", ms=5, lw=0.9, label="failed or stalled at the plateau")
     legend_below(figure, axes)
+    return figure
+
+
+PRICES = {
+    "loss_ratio": ("loss, times that of {}", 1.0),
+    "amp_ssim_shift": ("amplitude SSIM minus that of {}", 0.0),
+    "frc50_shift": ("FRC50 minus that of {} / Nyquist", 0.0),
+}
+
+
+@styled
+def price_figure(data: pd.DataFrame) -> Figure:
+    """What each arm costs: a row of panels per condition, one for the loss and one for each score that there is."""
+    kinds = [kind for kind in PRICES if np.isfinite(data[kind]).any()]
+    groups = [(str(name), group) for name, group in data.groupby("condition", sort=False)]
+    tallest = data.groupby("condition").size().max()
+    figure, axes = panels(
+        len(groups) * len(kinds), columns=len(kinds), width_in=3.2, height_in=0.75 + 0.26 * tallest, sharex="col"
+    )  # fmt: skip
+    styles = styles_of(data["arm"].tolist())
+    for place, ax in enumerate(axes):
+        (name, condition), kind = groups[place // len(kinds)], kinds[place % len(kinds)]
+        text, neutral = PRICES[kind]
+        ax.axvline(neutral, color="#999999", lw=0.8)
+        if kind == "loss_ratio":
+            ax.axvline(LARGEST_COST, color="#999999", linestyle=":", lw=1)
+            ax.set_xscale("log")
+        for y, arm in enumerate(condition.to_dict("records")):
+            style = styles[str(arm["arm"])]
+            ax.plot([arm[f"{kind}_low"], arm[f"{kind}_high"]], [y, y], color=style.colour, lw=1.6)
+            ax.plot(arm[kind], y, style.marker, color=style.colour, ms=5)
+        against = plain(str(condition["against"].iloc[0]), 20)
+        ax.set_yticks(range(len(condition)), [plain(arm, 20) for arm in condition["arm"]])
+        ax.set(ylim=(len(condition) - 0.5, -0.5), title=plain(name, 40))
+        ax.set_xlabel(text.format(against))
+        ax.tick_params(axis="x", which="both", labelbottom=True)
+        ax.grid(axis="y", visible=False)
+    for ax in axes[:: len(kinds)] if "loss_ratio" in kinds else ():
+        log_axis(ax.xaxis, *ax.get_xlim())
     return figure
 
 

@@ -40,6 +40,7 @@ from ptycho_torch.generators import count_parameters
 from ptycho_torch.losses import LossScale
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.command import FINISHED, Parser, run_command
+from study.data import baselines_file
 from study.divergence import DivergenceRule, Outcome
 from study.quality import Quality, compute_metrics
 from study.records import (
@@ -127,7 +128,7 @@ def keep_validation(train: PtychoArrays, seed: int) -> tuple[PtychoArrays, Ptych
 
 def cached_baselines(cfg: TorchRunnerConfig, splits: ScanSplits) -> Baselines:
     """The baselines of a run's dataset, computed once and kept beside the training frames."""
-    path = Path(cfg.train_npz).with_suffix(f".baselines-{cfg.torch_loss_mode}.json")
+    path = baselines_file(Path(cfg.train_npz), cfg.torch_loss_mode)
     key = dataset_digest(splits)
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))

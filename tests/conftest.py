@@ -11,8 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+
+# the same examples every time, however busy the machine is
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 ALGORITHMS = {"none": None, "norm": 1.0, "value": 0.01, "agc": 0.01, "agc_unit": 0.01}
 REGIMES = {

@@ -82,7 +82,7 @@ def test_every_command_of_the_documentation_exists() -> None:
 
 def test_every_preset_is_named_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for preset in ("frontier", "depth", "thresholds", "real"):
+    for preset in ("frontier", "depth", "thresholds", "quality", "real"):
         assert f"--preset {preset}" in text
 
 
