@@ -99,7 +99,7 @@ def _tuning(regimes: Iterable[Regime]) -> list[Regime]:
 
 def _trials(algorithm: str) -> list[Arm]:
     """The algorithm at thresholds spread over its sensible range, evenly in the logarithm; one if it has none."""
-    info = ALGORITHMS[algorithm]  # type: ignore[index]
+    info = ALGORITHMS[algorithm]
     if info.low == info.high:
         return [Arm(algorithm=algorithm, threshold=info.default)]
     spread = np.geomspace(info.low, info.high, SWEEP_POINTS)

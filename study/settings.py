@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ptycho.config.config import DataConfig, ModelConfig
+from ptycho.config.plugins import PluginConfig
 from ptycho.config.settings import from_plain, setting, validate
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
@@ -17,8 +18,8 @@ EXPERIMENT = "stability-shootout"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(TrainingConfig, ModelConfig, DataConfig):
-    """One run: data, network and training, flat."""
+class RunSettings(TrainingConfig, ModelConfig, DataConfig, PluginConfig):
+    """One run: data, network, training and what they need of the user's own, flat."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

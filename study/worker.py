@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho.config.config import FaultConfig, ModelConfig
+from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import project
 from ptycho_torch.config_params import TrainingConfig
 from study.attempts import begin
@@ -23,6 +24,7 @@ def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> Dat
     """Make the frames of ``spec`` and their baselines under each of ``losses``."""
     from study.grid_lines_torch_runner import cached_baselines, load_splits
 
+    load_plugins(spec.settings.plugin)
     files = prepare_data(spec.settings, folder)
     for loss in losses:
         settings = dataclasses.replace(spec.settings, torch_loss_mode=loss)  # type: ignore[arg-type]
@@ -46,6 +48,7 @@ def _train(training: Training) -> dict[str, Any]:
     result = folder / RESULT_FILE
     if result.exists():
         return dict(json.loads(result.read_text(encoding="utf-8")))
+    load_plugins(spec.settings.plugin)
     begin(folder, spec)
     return run_grid_lines_torch(runner_config(spec, files, folder, stop_failed=stop_failed), spec.identity())
 
@@ -57,6 +60,7 @@ def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed:
     settings = spec.settings
     return TorchRunnerConfig(
         **{**project(settings, TrainingConfig), **project(settings, ModelConfig), **project(settings, FaultConfig)},
+        plugin=settings.plugin,
         train_npz=str(files.train),
         validation_npz=str(files.validation),
         test_npz=str(files.test),
