@@ -10,6 +10,7 @@ import collections
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from study.ray_node import Delivery, Order, put_back, work
 from study.settings import RunSettings, StudyConfig
 
 LOAD = ("study.grid_lines_torch_runner",)
+CONNECT_S = 10.0
 AHEAD = 2  # tasks submitted for each that can run, so that no node waits for the driver
 
 
@@ -127,7 +129,9 @@ class RayEngine:
                 f"ray_address: no node of {self.address} has {self.threads} CPUs and {self.gpus:g} GPUs for one run; "
                 "allowed: fewer --threads, a smaller --gpus-per-run, or other nodes"
             )
-        return self.workers or AHEAD * room
+        if self.workers is None or self.address == "local":  # a cluster of our own has no more CPUs than that
+            return AHEAD * room
+        return min(self.workers, room)
 
     def _room(self, cpus: float, gpus: float) -> int:
         by_cpus = int(cpus // self.threads)
@@ -181,6 +185,7 @@ def connect(address: str, cpus: int) -> None:
     """
     import ray
 
+    require_answer(address)
     own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
@@ -194,3 +199,20 @@ def connect(address: str, cpus: int) -> None:
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+
+
+def require_answer(address: str) -> None:
+    """Refuse a HOST:PORT at which nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        InputError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"ray_address: {address!r} does not answer ({error}); allowed: local, auto, HOST:PORT"
+        ) from None
