@@ -104,6 +104,8 @@ class RayEngine:
         Raises:
             InputError: no node has what a run takes.
         """
+        if any(job.here for job in jobs):
+            self._warm_up()
         with self._here:
             yield from self._here.run([job for job in jobs if job.here])
         waiting = collections.deque((job, 1) for job in jobs if not job.here)
@@ -112,13 +114,21 @@ class RayEngine:
             while waiting and len(tasks) < self._most():
                 job, attempt = waiting.popleft()
                 files = self._files(job, tasks.values())
-                order = Order(job, self.root, self._mark, self._load, self.threads, self._time_limit_s)
-                tasks[self._task.remote(order, files)] = Task(job, attempt, files, time.monotonic())
+                tasks[self._submit(job, files)] = Task(job, attempt, files, time.monotonic())
             for reference in self._ray.wait(list(tasks))[0]:
                 ended = self._receive(reference, tasks.pop(reference))
                 yield ended
                 if ended.again:
                     waiting.appendleft((ended.job, ended.attempt + 1))
+
+    def _warm_up(self) -> None:
+        """Have the nodes load torch while frames are made here."""
+        for _ in range(self._most()):
+            self._submit(Job("warm-up", int, ()), {})
+
+    def _submit(self, job: Job, files: Mapping[Path, Any]) -> Any:
+        order = Order(job, self.root, self._mark, self._load, self.threads, self._time_limit_s)
+        return self._task.remote(order, files)
 
     def _most(self) -> int:
         """Tasks to have submitted; nodes may come and go meanwhile."""
