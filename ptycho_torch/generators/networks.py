@@ -47,9 +47,7 @@ class Hybrid(nn.Module):
         self.down = nn.ModuleList(Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
         self.bottleneck = make_block(widths[-1], max(1, config.fno_modes // 2), sizes[-1])
         self.up = nn.ModuleList(ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(
-            nn.Sequential(Conv2d(2 * w, w, 3, padding=1), GELU()) for w in reversed(widths[:-1])
-        )
+        self.merge = nn.ModuleList(nn.Sequential(Conv2d(2 * w, w, 3, padding=1), GELU()) for w in reversed(widths[:-1]))
         self.final_layer = Conv2d(widths[0], 2 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
