@@ -20,14 +20,17 @@ from typing import Any, NamedTuple
 
 from ptycho.errors import InputError
 from study.divergence import Outcome
-from study.engines import ATTEMPTS, Ended, Job
+from study.engines import ATTEMPTS, LOAD, Ended, Job
 from study.gpus import runs_on
 from study.local_engine import LocalEngine, default_workers
 from study.ray_node import Delivery, Order, put_back, work
 from study.settings import RunSettings, StudyConfig
 
+<<<<<<< HEAD
 LOAD = ("study.grid_lines_torch_runner",)
 CONNECT_S = 10.0
+=======
+>>>>>>> bd269c7255397999875b7e66f3e66449f2538de6
 AHEAD = 2  # tasks submitted for each that can run, so that no node waits for the driver
 
 
