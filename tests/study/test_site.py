@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 pytestmark = [
@@ -129,11 +128,11 @@ def site(newcomer: Path) -> Path:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebooks_run_and_show_tables_and_figures(site: Path, name: str) -> None:
-    notebook = nbformat.read(site.parent / "jupyter_execute" / "notebooks" / f"{name}.ipynb", as_version=4)
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    notebook = json.loads((site.parent / "jupyter_execute" / "notebooks" / f"{name}.ipynb").read_text())
+    shown = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     kinds = {kind for output in shown for kind in output.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
-    assert not [output for output in shown if output.output_type == "error"]
+    assert not [output for output in shown if output["output_type"] == "error"]
     page = (site / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
     assert page.count("<img") >= 2
     assert "<table" in page
