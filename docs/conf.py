@@ -12,7 +12,6 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "Stability shootout"
-author = "The stability shootout's authors"
 release = metadata.version("ptycho-stability-shootout")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
@@ -39,8 +38,8 @@ html_static_path = ["site"]
 html_css_files = ["site.css"]
 html_extra_path = ["site/index.html"]  # the start page lies one folder down
 html_copy_source = False
+html_show_copyright = False
 html_show_sphinx = False
-templates_path: list[str] = []
 
 
 def write_math(translator: Any, node: nodes.Node, as_block: bool = False) -> None:

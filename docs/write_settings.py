@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ptycho.config.config import DataConfig, FaultConfig, ModelConfig, ScanConfig
 from ptycho.config.config import TrainingConfig as SharedTrainingConfig
+from ptycho.config.plugins import PluginConfig
 from ptycho.config.settings import allowed_names, allowed_text, annotations_of, flag_of, split_optional
 from ptycho_torch.config_params import TrainingConfig
 from study.settings import OF_THE_DESIGN, StudyConfig
@@ -22,6 +23,7 @@ A preset sets some of them; what is given wins. `off` stands for no value.
 """
 SECTIONS = {
     "The study": StudyConfig,
+    "Plugins": PluginConfig,
     "A real scan": ScanConfig,
     "Faults": FaultConfig,
     "The data": DataConfig,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import chosen
 from study.presets import make_design
 from study.settings import RunSettings, StudyConfig
@@ -64,9 +67,24 @@ def commands() -> Iterator[tuple[str, str]]:
             yield module, arguments
 
 
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the files that the notebooks write."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for notebook in NOTEBOOKS:
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            if cell["source"][0].startswith("%%writefile"):
+                (folder / cell["source"][0].split()[1]).write_text("".join(cell["source"][1:]))
+    return folder
+
+
 @pytest.mark.parametrize("arguments", sorted({words for module, words in commands() if module == "study.shootout"}))
-def test_every_study_of_the_documentation_has_runs(arguments: str) -> None:
+def test_every_study_of_the_documentation_has_runs(
+    arguments: str, plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plugins)
     namespace = build_parser().parse_args(shlex.split(arguments))
+    load_plugins(chosen(namespace, RunSettings).get("plugin", ()))
     design = make_design(StudyConfig(**chosen(namespace, StudyConfig)))
     RunSettings(**chosen(namespace, RunSettings))
     assert len(design.arms) * len(design.regimes) * len(design.replicates) > 0
@@ -87,11 +105,13 @@ def test_every_preset_is_named_in_the_readme() -> None:
 
 
 def test_the_settings_page_is_what_the_declarations_say() -> None:
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        page = importlib.import_module("write_settings").page()
-    finally:
-        sys.path.pop(0)
+    code = (
+        "import sys, write_settings; sys.stdout.write(write_settings.page())"  # apart from the plugins of other tests
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "docs")))}
+    page = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert page == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "run: python docs/write_settings.py"
     for cls in (StudyConfig, RunSettings):
         for name in cls.__dataclass_fields__:
