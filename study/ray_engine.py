@@ -26,11 +26,7 @@ from study.local_engine import LocalEngine, default_workers
 from study.ray_node import Delivery, Order, put_back, work
 from study.settings import RunSettings, StudyConfig
 
-<<<<<<< HEAD
-LOAD = ("study.grid_lines_torch_runner",)
 CONNECT_S = 10.0
-=======
->>>>>>> bd269c7255397999875b7e66f3e66449f2538de6
 AHEAD = 2  # tasks submitted for each that can run, so that no node waits for the driver
 
 
