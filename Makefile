@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: shootout test check bench docs clean
+.PHONY: shootout test soak check bench docs clean
 
 shootout: $(STAMP)
 	$(BIN)/python -m study.shootout $(ARGS)
@@ -12,6 +12,10 @@ shootout: $(STAMP)
 test: ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)
+	RANDOM_KILLS=20 $(BIN)/python -m pytest tests/faults/test_deaths_and_disks.py -k "random or nothing or store"
+	$(BIN)/python -m pytest tests/faults/test_postgres.py tests/study/test_tracking.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
