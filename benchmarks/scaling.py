@@ -10,6 +10,7 @@ members; memory is what the process needs above what it held before the network 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import itertools
 import multiprocessing
@@ -81,9 +82,8 @@ def curves(case: Case) -> list[Curve]:
         Curve("runs, one after the other", (1, 2, 4, 8), lambda n: in_turn(case, n)),
     ]
     if importlib.util.find_spec("benchmarks.ensemble") is not None:
-        from benchmarks import ensemble
-
-        found.append(Curve("members of an ensemble", (1, 2, 4, 8, 16), ensemble.steps_of_members))
+        steps_of_members = getattr(importlib.import_module("benchmarks.ensemble"), "steps_of_members", None)
+        found += [Curve("members of an ensemble", (1, 2, 4, 8, 16), steps_of_members)] if steps_of_members else []
     return found
 
 
@@ -131,18 +131,23 @@ def draw(measured: Mapping[str, Sequence[Point]], path: Path) -> None:
     """Time and memory against each size, on logarithmic axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.1 * len(measured), 5), layout="constrained")
-    axes = figure.subplots(2, len(measured), squeeze=False)
-    rows = (("step / ms", lambda p: p.step_ms), ("memory / MiB", lambda p: p.peak_mib))
+    figure = Figure(figsize=(2.5 * len(measured), 5), layout="constrained")
+    axes = figure.subplots(2, len(measured), squeeze=False, sharex="col", sharey="row")
+    rows = (("ms of a step", lambda p: p.step_ms), ("MiB of memory", lambda p: p.peak_mib))
     for column, (name, points) in enumerate(measured.items()):
         for row, (label, value) in enumerate(rows):
             axis = axes[row][column]
-            values = [value(p) for p in points]
-            axis.loglog([p.size for p in points], values, "o-", color="#0072b2")
+            axis.loglog([p.size for p in points], [value(p) for p in points], "o-", color="#0072b2")
             axis.set_title(f"exponent {exponent(points, value):.2f}", fontsize=9)
-            axis.set_ylabel(label if column == 0 else "")
+            axis.set_ylabel("" if column else label)
             axis.set_xlabel(name if row else "")
-            axis.grid(alpha=0.3, which="both")
+            axis.grid(alpha=0.3)
+        if points[-1].size < 1e4:
+            axis.set_xticks([p.size for p in points], [f"{p.size:g}" for p in points])
+        axis.xaxis.minorticks_off()
+    for axis in axes[:, 0]:
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     figure.savefig(path, dpi=150)
 
 
