@@ -14,17 +14,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from ptycho.errors import InputError
-from ptycho_torch.clipping.norms import as_real
-from ptycho_torch.dataset import PtychoBatch, SeededBatches
+from ptycho_torch.clipping.norms import as_real, norms_of_rows
+from ptycho_torch.clipping.record import ClipReport
+from ptycho_torch.clipping.together import ClippersTogether
+from ptycho_torch.dataset import PtychoBatch
 from ptycho_torch.generators.stacked import StackedGenerator
 from ptycho_torch.losses import LOSSES, LossScale
-from ptycho_torch.model import Prediction, PtychoPINN, PtychoPINN_Lightning, evaluation_record, spread_sums
+from ptycho_torch.model import Prediction, PtychoPINN_Lightning, evaluation_record, spread_sums
 from ptycho_torch.optimizers import make_optimizer, make_scheduler
 from ptycho_torch.physics import diffract
-from ptycho_torch.telemetry import FLUSH_EVERY_STEPS, UpdateMeter, step_records
+from ptycho_torch.telemetry import FLUSH_EVERY_STEPS, step_records
 
 
 class Member(NamedTuple):
@@ -47,8 +49,8 @@ class StackedWeights:
         self._like = lists[0]
         self._lengths = [as_real(p.detach()).numel() for p in self._like]
         rows = [torch.cat([_as_it_lies(p) for p in parameters]) for parameters in lists]
-        self.values = nn.Parameter(torch.stack(rows))
-        for parameters, row in zip(lists, self.values.detach(), strict=True):
+        self.values = torch.stack(rows)
+        for parameters, row in zip(lists, self.values, strict=True):
             for p, view in zip(parameters, self.views(row), strict=True):
                 p.data = view
 
@@ -77,40 +79,29 @@ def _shaped(numbers: Tensor, like: Tensor) -> Tensor:
     return there.permute([*range(len(lead)), *back])
 
 
-class Ensemble(nn.Module):
-    """K models of one architecture, each followed by its own experiment and its own loss.
+class ModelsTogether:
+    """K models of one architecture as one, each followed by its own experiment and its own loss.
 
     Args:
-        modules: their trainings' modules; the weights stay theirs.
-
-    Raises:
-        InputError: a layer that has no form for several members.
+        network: of the architecture.
+        weights: from rows (K, P) to the network's parameters.
+        modules: the members' modules.
     """
 
-    def __init__(self, modules: Sequence[PtychoPINN_Lightning]) -> None:
-        super().__init__()
-        models = [module.model for module in modules]
-        self.weights = StackedWeights(models)
+    def __init__(
+        self, network: StackedGenerator, weights: StackedWeights, modules: Sequence[PtychoPINN_Lightning]
+    ) -> None:
+        self._network, self._weights = network, weights
+        self._names = [name for name, _ in network.named_parameters()]
+        self._probe = torch.stack([module.model.probe for module in modules])[:, None]
         self._loss = LOSSES[modules[0].training_config.torch_loss_mode]
-        self._scales = [module.loss_scale for module in modules]
-        self._probes = torch.stack([model.probe for model in models])[:, None]
-        self._network = StackedGenerator(models[0].generator)
-        self._names = [name for name, _ in self._network.named_parameters()]
-        self.take(range(len(modules)))
+        self._scale = LossScale.stack([module.loss_scale for module in modules])
 
-    def take(self, members: Sequence[int]) -> None:
-        """Go on with these members alone."""
-        everyone = len(members) == len(self._scales)
-        self._members = None if everyone else torch.tensor(members, device=self._probes.device)
-        self._probe = self._probes[list(members)]
-        self._scale = LossScale.stack([self._scales[k] for k in members])
-
-    def forward(self, amplitude: Tensor) -> Prediction:
-        """(B, K, C, N, N) measured amplitudes -> the object patches that explain them, and what they diffract."""
-        rows = self.weights.values if self._members is None else self.weights.values[self._members]
+    def explain(self, rows: Tensor, amplitude: Tensor) -> Prediction:
+        """(B, K, C, N, N) measured amplitudes -> what they show under weights (K, P)."""
         weights = {
-            name: view.view(-1, 1, 1, 1) if view.ndim == 1 else view  # a number for all of a member's pixels
-            for name, view in zip(self._names, self.weights.views(rows), strict=True)
+            name: view.view(-1, 1, 1, 1) if view.ndim == 1 else view  # one number for all of a member's pixels
+            for name, view in zip(self._names, self._weights.views(rows), strict=True)
         }
         patches = torch.func.functional_call(self._network, weights, (amplitude,))
         return Prediction(patches, diffract(patches, self._probe))
@@ -121,35 +112,46 @@ class Ensemble(nn.Module):
 
 
 class _Training:
-    """What a member does by itself: serve frames, clip, step, record."""
+    """What a member has of its own: frames, clipper, optimizer, schedule.
+
+    Attributes:
+        weights: (P,) all of its model's, the same memory.
+    """
 
     def __init__(self, member: Member, weights: Tensor) -> None:
-        self.module, config = member.module, member.module.training_config
+        self.module, self.config = member.module, member.module.training_config
         self.batches = _endless(member.steps)
         self.validation = list(member.validation)
         self.weights = nn.Parameter(weights)
         self.module.clipper = self.module.make_clipper()
-        self.optimizer = make_optimizer([self.weights], config)
-        self.scheduler = make_scheduler(self.optimizer, config, self.module.total_steps)
-        self.meter = UpdateMeter([self.weights])
+        self.optimizer = make_optimizer([self.weights], self.config)
+        self._schedule = make_scheduler(self.optimizer, self.config, self.module.total_steps)
 
-    def step(self, loss: Tensor) -> tuple[Tensor, float]:
-        """Clip and step; the row for its record, and the learning rate."""
-        module = self.module
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        report = module.clipper()
-        self.meter.mark()
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self, gradient: Tensor, report: ClipReport) -> None:
+        """Move the weights by a clipped gradient (P,)."""
+        module, config = self.module, self.config
+        self.weights.grad = gradient
         if not module.clipper.can_skip or bool(report.keep):
             self.optimizer.step()
-        update_ratio, weight_norm = self.meter.measure()
-        row = (loss, report.norm_before, report.norm_after, report.clipped_fraction, update_ratio, weight_norm)
-        config = module.training_config
+        self.optimizer.zero_grad()
         if config.log_grad_norm and module.steps_done % config.grad_norm_log_freq == 0:
             module.sink.on_layer_norms(module.steps_done, module.clipper.layer_norms())
         module.steps_done += 1
-        if config.scheduler == "warmup_cosine":
-            self.scheduler.step()
-        return torch.stack([value.double() for value in row]), rate
+        if self._schedule is not None and not isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.step()
+
+    def evaluated(self, sums: Sequence[Tensor]) -> bool:
+        """Record a validation; whether the training ends with it."""
+        record = evaluation_record(self.module.steps_done, sums)
+        ends = self.module.sink.on_eval(record)
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            self._schedule.step(record.val_loss)
+        return ends
 
 
 def _endless(loader: DataLoader[PtychoBatch]) -> Iterator[PtychoBatch]:
@@ -161,91 +163,100 @@ class EnsembleTrainer:
     """Trains members together, each to its own end.
 
     Args:
-        members: trainings that differ in nothing that decides the shape of a step: see :func:`same_step`.
+        members: trainings with the same network, loss, batches and numbers of steps and frames.
+
+    Raises:
+        InputError: the network has a layer without a form for several members.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self.ensemble = Ensemble([member.module for member in members])
-        values = self.ensemble.weights.values
-        values.grad = torch.zeros_like(values)
-        self._trainings = []
-        for member, weights, gradients in zip(members, values.detach(), values.grad, strict=True):
-            training = _Training(member, weights)
-            training.weights.grad = gradients
-            for p, view in zip(
-                member.module.model.parameters(), self.ensemble.weights.views(gradients), strict=True
-            ):
-                p.grad = view
-            self._trainings.append(training)
-        self._alive = list(range(len(members)))
+        models = [member.module.model for member in members]
+        self._network = StackedGenerator(models[0].generator)
+        self._weights = StackedWeights(models)
+        self._clip = ClippersTogether(models[0], self._weights.views)
+        self._running = [_Training(m, row) for m, row in zip(members, self._weights.values, strict=True)]
+        self._models = self._together(self._running)
         self._rows: list[Tensor] = []
         self._rates: list[list[float]] = []
 
     def fit(self) -> None:
         """Step until every member has ended."""
-        while self._alive:
+        while self._running:
             self._step()
-            modules = [self._trainings[k].module for k in self._alive]
-            done, config = modules[0].steps_done, modules[0].training_config
-            over = done >= modules[0].total_steps
-            ending = set(self._alive) if over else set()
-            if len(self._rows) >= FLUSH_EVERY_STEPS or done % config.eval_every == 0 or over:
-                ending |= self._flush()
-            due = set(self._alive) if done % config.eval_every == 0 else ending
-            if due:
-                ending |= self._evaluate(sorted(due))
-            if ending:
-                self._alive = [k for k in self._alive if k not in ending]
-                self.ensemble.take(self._alive) if self._alive else None
+            module, config = self._running[0].module, self._running[0].config
+            over = module.steps_done >= module.total_steps
+            ended = set(self._running) if over else set()
+            validate = module.steps_done % config.eval_every == 0
+            if over or validate or len(self._rows) >= FLUSH_EVERY_STEPS:
+                ended |= self._flush()
+            ended |= self._validate([t for t in self._running if validate or t in ended])
+            if ended:
+                self._running = [training for training in self._running if training not in ended]
+                self._models = self._together(self._running) if self._running else self._models
+
+    def _together(self, trainings: Sequence[_Training]) -> ModelsTogether:
+        return ModelsTogether(self._network, self._weights, [training.module for training in trainings])
+
+    def _weights_of(self, trainings: Sequence[_Training]) -> Tensor:
+        """(K, P) weights, the members' own memory as long as none has ended."""
+        everyone = self._weights.values
+        return everyone if len(trainings) == len(everyone) else torch.stack([t.weights.detach() for t in trainings])
 
     def _step(self) -> None:
-        now = [self._trainings[k] for k in self._alive]
-        batches = [next(training.batches) for training in now]
-        amplitude = torch.stack([batch.amplitude for batch in batches], dim=1)
-        size = now[0].module.training_config.batch_size
-        losses: Tensor | float = 0.0
-        for part in amplitude.split(size):
-            each = self.ensemble.frame_losses(part, self.ensemble(part)).sum(0) / len(amplitude)
-            each.sum().backward()
-            losses = losses + each.detach()
-        rows = [training.step(loss) for training, loss in zip(now, losses, strict=True)]
-        self.ensemble.weights.values.grad.zero_()
-        self._rows.append(torch.stack([row for row, _ in rows]))
-        self._rates.append([rate for _, rate in rows])
+        running = self._running
+        rows = self._weights_of(running).detach().requires_grad_()
+        loss = self._backward(rows, torch.stack([next(t.batches).amplitude for t in running], dim=1))
+        assert rows.grad is not None
+        before = rows.detach().clone()
+        reports = self._clip([t.module.clipper for t in running], before, rows.grad)
+        self._rates.append([training.rate for training in running])
+        for training, gradient, report in zip(running, rows.grad, reports, strict=True):
+            training.step(gradient, report)
+        seen = [(report.norm_before, report.norm_after, report.clipped_fraction) for report in reports]
+        clipped = torch.stack([number for own in seen for number in own]).view(len(running), -1)
+        weight_norm = _norms(before)
+        update_norm = _norms(before.sub_(self._weights_of(running)))
+        columns = [loss.double()[:, None], clipped, (update_norm / weight_norm)[:, None], weight_norm[:, None]]
+        self._rows.append(torch.cat(columns, dim=1))
 
-    def _flush(self) -> set[int]:
-        """Hand the rows over to the members' sinks; those whose sink wants to end."""
+    def _backward(self, rows: Tensor, amplitude: Tensor) -> Tensor:
+        """Give the weights (K, P) the gradient of every member's mean loss (K,); the losses."""
+        total = torch.zeros(len(rows), device=rows.device)
+        for part in amplitude.split(self._running[0].config.batch_size):
+            losses = self._models.frame_losses(part, self._models.explain(rows, part)).sum(0) / len(amplitude)
+            losses.sum().backward()
+            total += losses.detach()
+        return total
+
+    def _flush(self) -> set[_Training]:
+        """Hand the records over to the members' sinks; those that end with it."""
         if not self._rows:
             return set()
-        first = self._trainings[self._alive[0]].module.steps_done - len(self._rows)
-        table = torch.stack(self._rows, dim=1).tolist()
-        rates = zip(*self._rates, strict=True)
+        first = self._running[0].module.steps_done - len(self._rows)
+        tables, rates = torch.stack(self._rows, dim=1).tolist(), zip(*self._rates, strict=True)
         self._rows, self._rates = [], []
         return {
-            k
-            for k, rows, own in zip(self._alive, table, rates, strict=True)
-            if self._trainings[k].module.sink.on_steps(step_records(first, rows, own))
+            training
+            for training, table, own in zip(self._running, tables, rates, strict=True)
+            if training.module.sink.on_steps(step_records(first, table, own))
         }
 
     @torch.no_grad()
-    def _evaluate(self, members: list[int]) -> set[int]:
-        """Validate; those whose sink wants to end."""
-        self.ensemble.take(members)
-        trainings = [self._trainings[k] for k in members]
-        sums: list[list[Tensor]] = [[] for _ in members]
+    def _validate(self, trainings: Sequence[_Training]) -> set[_Training]:
+        """Validate members; those that end with it."""
+        if not trainings:
+            return set()
+        models, rows = self._together(trainings), self._weights_of(trainings)
+        sums: list[list[Tensor]] = [[] for _ in trainings]
         for batches in zip(*(training.validation for training in trainings), strict=True):
             amplitude = torch.stack([batch.amplitude for batch in batches], dim=1)
-            prediction = self.ensemble(amplitude)
-            losses = self.ensemble.frame_losses(amplitude, prediction)
-            for k, own in enumerate(sums):
-                count = losses.new_tensor(len(losses))
-                own.append(torch.cat((torch.stack((losses[:, k].sum(), count)), spread_sums(prediction.patches[:, k]))))
-        self.ensemble.take(self._alive)
-        ending = set()
-        for k, training, own in zip(members, trainings, sums, strict=True):
-            record = evaluation_record(training.module.steps_done, own)
-            if training.module.sink.on_eval(record):
-                ending.add(k)
-            if training.module.training_config.scheduler == "plateau":
-                training.scheduler.step(record.val_loss)
-        return ending
+            prediction = models.explain(rows, amplitude)
+            losses = models.frame_losses(amplitude, prediction)
+            for own, loss, patches in zip(sums, losses.unbind(1), prediction.patches.unbind(1), strict=True):
+                own.append(torch.cat((torch.stack((loss.sum(), loss.new_tensor(len(loss)))), spread_sums(patches))))
+        return {training for training, own in zip(trainings, sums, strict=True) if training.evaluated(own)}
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """(K,) float64 norms of rows (K, P)."""
+    return norms_of_rows(lambda: iter([[rows[:, None]]]), len(rows), rows.device)[:, 0]

@@ -39,9 +39,17 @@ class _Stacked(nn.Module):
 
 
 class StackedConv2d(_Stacked):
-    """One group of channels for each member."""
+    """One group of channels for each member; a kernel of one pixel is a matrix for each."""
 
     layer: nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layer.kernel_size != (1, 1):
+            return super().forward(x)
+        assert self.layer.bias is not None
+        pixels = x.permute(1, 0, 3, 4, 2).flatten(1, 3)  # (K, B * H * W, I)
+        mixed = torch.baddbmm(self.layer.bias[:, None], pixels, self.layer.weight.flatten(2).transpose(1, 2))
+        return mixed.view(x.shape[1], x.shape[0], *x.shape[3:], -1).permute(1, 0, 4, 2, 3)
 
     def carry_out(self, x: Tensor, members: int) -> Tensor:
         layer = self.layer
@@ -81,8 +89,10 @@ class StackedSpectralConv2d(_Stacked):
 class StackedInstanceNorm2d(_Stacked):
     """Each channel of each member by itself."""
 
+    layer: nn.InstanceNorm2d
+
     def carry_out(self, x: Tensor, members: int) -> Tensor:
-        return cast(Tensor, self.layer(x))
+        return F.instance_norm(x, eps=self.layer.eps)
 
 
 STACKED: Mapping[type[nn.Module], Callable[[nn.Module], _Stacked]] = {
