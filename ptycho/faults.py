@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.arrays import PtychoArrays
+from ptycho.config.plugins import register
 from ptycho.errors import InputError, unknown_name
 from ptycho.fault_kinds import FAULTS, FaultInfo, Frame, counts_of, some_of
+
+Apply = TypeVar("Apply", bound=Callable[[Frame, float, np.random.Generator], None])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,53 @@ def parse_fault(text: str) -> Fault:
         size=given.get("size", info.size),
         onset=int(given.get("onset", info.onset)),
     )
+
+
+def register_fault(
+    name: str,
+    *,
+    rate: float,
+    size: float | None = None,
+    size_meaning: str = "",
+    low: float = 0.0,
+    high: float = 0.0,
+    onset: int = 0,
+    same_pixels: bool = False,
+) -> Callable[[Apply], Apply]:
+    """Register a fault of your own: ``--fault name:rate=0.1``. Its docstring's first line says what goes wrong.
+
+    >>> @register_fault("half_lost", rate=0.05)
+    ... def half_lost(frame, size, rng):
+    ...     '''The lower half of the detector is not read out.'''
+    ...     frame.counts[:, frame.counts.shape[1] // 2 :] = 0
+
+    Args:
+        name: small letters, digits and underscores.
+        rate, size, size_meaning, low, high, onset, same_pixels: see :class:`FaultInfo`.
+
+    Returns:
+        A decorator for a function that changes a frame in place, given the size and a source of random numbers.
+
+    Raises:
+        InputError: a name that is taken.
+    """
+
+    def decorate(apply: Apply) -> Apply:
+        info = FaultInfo(
+            summary=(apply.__doc__ or "").strip().partition("\n")[0],
+            apply=apply,
+            rate=rate,
+            same_pixels=same_pixels,
+            size=size,
+            size_meaning=size_meaning,
+            onset=onset,
+            low=low,
+            high=high,
+        )
+        register("fault", FAULTS, name, info, apply)
+        return apply
+
+    return decorate
 
 
 def _parse_item(text: str, item: str) -> tuple[str, float]:

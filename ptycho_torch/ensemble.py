@@ -28,6 +28,8 @@ from ptycho_torch.optimizers import make_optimizer, make_scheduler
 from ptycho_torch.physics import diffract
 from ptycho_torch.telemetry import FLUSH_EVERY_STEPS, step_records
 
+CACHE_LINE = 16  # numbers
+
 
 class Member(NamedTuple):
     """One training as a Trainer would get it: its module, its training and its validation loader."""
@@ -41,23 +43,30 @@ class StackedWeights:
     """The weights of K models as rows of one array, of which the models' own parameters become views.
 
     Attributes:
-        values: (K, P) real, complex weights as pairs.
+        values: (K, P) real, complex weights as pairs and in front; each row is filled up to whole cache lines.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         lists = [list(model.parameters()) for model in models]
         self._like = lists[0]
-        self._lengths = [as_real(p.detach()).numel() for p in self._like]
-        rows = [torch.cat([_as_it_lies(p) for p in parameters]) for parameters in lists]
+        self._order = sorted(range(len(self._like)), key=lambda i: not self._like[i].is_complex())
+        self._lengths = [as_real(self._like[i].detach()).numel() for i in self._order]
+        self._lengths.append(-sum(self._lengths) % CACHE_LINE)
+        rows = [
+            torch.cat(
+                [*(_as_it_lies(own[i]) for i in self._order), as_real(own[0].detach()).new_zeros(self._lengths[-1])]
+            )
+            for own in lists
+        ]
         self.values = torch.stack(rows)
-        for parameters, row in zip(lists, self.values, strict=True):
-            for p, view in zip(parameters, self.views(row), strict=True):
+        for own, row in zip(lists, self.values, strict=True):
+            for p, view in zip(own, self.views(row), strict=True):
                 p.data = view
 
     def views(self, rows: Tensor) -> list[Tensor]:
-        """Rows (..., P) as the parameters (..., *shape): the same memory."""
-        parts = rows.split(self._lengths, dim=-1)
-        return [_shaped(part, p) for part, p in zip(parts, self._like, strict=True)]
+        """Rows (..., P) as the parameters (..., *shape), in the models' order: the same memory."""
+        parts = dict(zip(self._order, rows.split(self._lengths, dim=-1), strict=False))
+        return [_shaped(parts[i], p) for i, p in enumerate(self._like)]
 
 
 def _memory_order(p: Tensor) -> list[int]:
@@ -173,8 +182,9 @@ class EnsembleTrainer:
         models = [member.module.model for member in members]
         self._network = StackedGenerator(models[0].generator)
         self._weights = StackedWeights(models)
-        self._clip = ClippersTogether(models[0], self._weights.views)
         self._running = [_Training(m, row) for m, row in zip(members, self._weights.values, strict=True)]
+        clippers = [training.module.clipper for training in self._running]
+        self._clip = ClippersTogether(models[0], clippers, self._weights.views)
         self._models = self._together(self._running)
         self._rows: list[Tensor] = []
         self._rates: list[list[float]] = []
@@ -247,13 +257,14 @@ class EnsembleTrainer:
         if not trainings:
             return set()
         models, rows = self._together(trainings), self._weights_of(trainings)
+        size = trainings[0].config.batch_size  # larger ones do not fit into the cache
         sums: list[list[Tensor]] = [[] for _ in trainings]
         for batches in zip(*(training.validation for training in trainings), strict=True):
-            amplitude = torch.stack([batch.amplitude for batch in batches], dim=1)
-            prediction = models.explain(rows, amplitude)
-            losses = models.frame_losses(amplitude, prediction)
-            for own, loss, patches in zip(sums, losses.unbind(1), prediction.patches.unbind(1), strict=True):
-                own.append(torch.cat((torch.stack((loss.sum(), loss.new_tensor(len(loss)))), spread_sums(patches))))
+            for amplitude in torch.stack([batch.amplitude for batch in batches], dim=1).split(size):
+                prediction = models.explain(rows, amplitude)
+                losses = models.frame_losses(amplitude, prediction)
+                for own, loss, patches in zip(sums, losses.unbind(1), prediction.patches.unbind(1), strict=True):
+                    own.append(torch.cat((torch.stack((loss.sum(), loss.new_tensor(len(loss)))), spread_sums(patches))))
         return {training for training, own in zip(trainings, sums, strict=True) if training.evaluated(own)}
 
 

@@ -25,6 +25,11 @@ class DataFiles(NamedTuple):
     test: Path
 
 
+def baselines_file(train: Path, loss: str) -> Path:
+    """Where the baselines of a dataset are kept: beside its training frames."""
+    return train.with_suffix(f".baselines-{loss}.json")
+
+
 def prepare_data(settings: RunSettings, folder: Path) -> DataFiles:
     """The cached frames that a run needs, made if they are not there.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ptycho.config.algorithms import ALGORITHMS
+from ptycho.config.plugins import plugin_digests
 from ptycho.errors import InputError, unknown_name
 from study.settings import RunSettings
 
@@ -55,7 +56,9 @@ class RunSpec:
     def run_id(self) -> str:
         """First 12 digits of the hash of everything that makes the run's numbers."""
         said = {"version": STUDY_VERSION, "regime": self.regime, **dataclasses.asdict(self.settings)}
-        del said["checkpoint_every"]  # it changes no number
+        del said["checkpoint_every"], said["plugin"]  # they change no number, but for what is used of a plugin
+        if digests := used_plugins(self.settings):
+            said["plugins"] = digests
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def identity(self) -> dict[str, Any]:
@@ -74,6 +77,21 @@ class RunSpec:
             "settings": dataclasses.asdict(settings),
             "study_version": STUDY_VERSION,
         }
+
+
+def used_plugins(settings: RunSettings) -> list[str]:
+    """The contents of the plugins that a run uses something of.
+
+    Raises:
+        InputError: something that the process of a training could not load.
+    """
+    digests = plugin_digests(settings.gradient_clip_algorithm, settings.architecture, settings.fault)
+    if "" in digests:
+        raise InputError(
+            f"plugin: {settings.gradient_clip_algorithm}, {settings.architecture} or a fault was registered in this "
+            "process alone; allowed: in a file that is given as a plugin"
+        )
+    return digests
 
 
 class Finished(NamedTuple):

@@ -12,6 +12,7 @@ import pandas as pd
 from study.arms import arms_of, survival_times
 from study.critical_rates import frontier, frontier_setting
 from study.drawing import BASELINES
+from study.price import Price
 from study.statistics import kaplan_meier, performance_profile
 from study.step_table import windowed
 from study.summaries import ArmSummary
@@ -110,6 +111,12 @@ def arms_data(arms: Sequence[ArmSummary]) -> pd.DataFrame:
     """The arm summaries as a table, without their runs."""
     columns = [f.name for f in dataclasses.fields(ArmSummary) if f.name != "run_ids"]
     return pd.DataFrame([dataclasses.asdict(a) for a in arms], columns=columns)
+
+
+def price_data(found: Sequence[Price]) -> pd.DataFrame:
+    """The prices as a table, as they are drawn."""
+    columns = [f.name for f in dataclasses.fields(Price)]
+    return pd.DataFrame([dataclasses.asdict(price) for price in found], columns=columns)
 
 
 def survival_data(runs: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from torch import Tensor
 from ptycho.arrays import PtychoArrays, ScanSplits
 from ptycho.cache import load_split
 from ptycho.config.config import FaultConfig
+from ptycho.config.plugins import PluginConfig, load_plugins, plugin_digests
 from ptycho.config.settings import add_flags, chosen, project, setting
 from ptycho.errors import InputError
 from ptycho.faults import inject, parse_fault
@@ -40,6 +41,7 @@ from ptycho_torch.generators import count_parameters
 from ptycho_torch.losses import LossScale
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.command import FINISHED, Parser, run_command
+from study.data import baselines_file
 from study.divergence import DivergenceRule, Outcome
 from study.quality import Quality, compute_metrics
 from study.records import (
@@ -59,7 +61,7 @@ VALIDATION_FRACTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TorchRunnerConfig(TrainingConfig, ModelConfig, FaultConfig):
+class TorchRunnerConfig(TrainingConfig, ModelConfig, FaultConfig, PluginConfig):
     """One run: every model and training setting, flat, and where the frames are."""
 
     train_npz: str = setting(help="Cached training frames")
@@ -127,7 +129,7 @@ def keep_validation(train: PtychoArrays, seed: int) -> tuple[PtychoArrays, Ptych
 
 def cached_baselines(cfg: TorchRunnerConfig, splits: ScanSplits) -> Baselines:
     """The baselines of a run's dataset, computed once and kept beside the training frames."""
-    path = Path(cfg.train_npz).with_suffix(f".baselines-{cfg.torch_loss_mode}.json")
+    path = baselines_file(Path(cfg.train_npz), cfg.torch_loss_mode)
     key = dataset_digest(splits)
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -183,6 +185,7 @@ def planned_steps(training: TrainingConfig, steps_per_epoch: int) -> int:
 def training_key(cfg: TorchRunnerConfig) -> str:
     """Equal for runs whose numbers are the same: what a checkpoint belongs to."""
     said = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("output_dir", "checkpoint_every")}
+    said["plugin"] = plugin_digests(cfg.gradient_clip_algorithm, cfg.architecture, cfg.fault)
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -261,6 +264,8 @@ def realised_settings(cfg: TorchRunnerConfig, trained: Trained) -> dict[str, Any
     """Every setting as it acted: read off the module, the clipper and the optimizer, not off the request."""
     module = trained.module
     asked = {**project(cfg, ModelConfig), **project(cfg, TrainingConfig), "fault": " ".join(cfg.fault)}
+    if cfg.plugin:
+        asked["plugin"] = " ".join(cfg.plugin)
     rates = [record.learning_rate for record in trained.recorder.steps]
     return {
         **asked,
@@ -368,7 +373,9 @@ def build_parser() -> Parser:
 def main() -> int:
     """Run once and print the outcome."""
     namespace = build_parser().parse_args()
-    cfg = TorchRunnerConfig(**chosen(namespace, TorchRunnerConfig))
+    given = chosen(namespace, TorchRunnerConfig)
+    given["plugin"] = load_plugins(given.get("plugin", ()))
+    cfg = TorchRunnerConfig(**given)
     result = run_grid_lines_torch(cfg)
     reason = f" ({result['reason']} at step {result['failed_at_step']})" if result["reason"] else ""
     sys.stdout.write(f"{result['outcome']}{reason}: {cfg.output_dir}/{RESULT_FILE}\n")

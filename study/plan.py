@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho.config.config import ScanConfig
+from ptycho.config.plugins import load_plugins
 from ptycho.errors import InputError
-from study.design import Design, RunSpec
+from study.design import Design, RunSpec, used_plugins
 from study.settings import StudyConfig
 
 
@@ -39,10 +40,13 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any], command: str) -
     """
     from study.presets import make_design
 
+    if overrides.get("plugin"):
+        overrides = {**overrides, "plugin": load_plugins(overrides["plugin"])}
     design = make_design(config)
     if config.preset == "real" or overrides.get("data"):
         overrides = {**overrides, **scan_settings(overrides)}
-    design.next_runs(overrides, [])  # refuses settings that do not go together
+    for spec in design.next_runs(overrides, []):  # refuses settings that do not go together
+        used_plugins(spec.settings)
     return Plan(config, design, overrides, Path(config.out or f"results/{config.preset}").absolute(), command)
 
 

@@ -13,22 +13,15 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ptycho.errors import InputError
+from study.engines import Job
 
 OOM_COUNTER = Path("/proc/vmstat")
-
-
-class Job(NamedTuple):
-    """One call in a worker: ``function(*arguments)``, all of it picklable and small."""
-
-    key: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
 
 
 class Answer(NamedTuple):
@@ -58,6 +51,7 @@ class Worker:
         attempt: which start of this job that is, from 1.
         since: time of the monotonic clock at which the job was handed over.
         ooms: the kernel's count of out-of-memory kills at that time.
+        gpu: the GPU that it sees, if it was given one.
     """
 
     process: multiprocessing.process.BaseProcess
@@ -67,9 +61,10 @@ class Worker:
     attempt: int = 0
     since: float = 0.0
     ooms: int = 0
+    gpu: str | None = None
 
     @classmethod
-    def start(cls, environment: Mapping[str, str], threads: int, load: Sequence[str]) -> Worker:
+    def start(cls, environment: Mapping[str, str], threads: int, load: Sequence[str], gpu: str | None = None) -> Worker:
         """Spawn a process; it says when it is ready."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -78,7 +73,7 @@ class Worker:
         with _without_main():
             process.start()
         theirs.close()
-        return cls(process=process, pipe=ours)
+        return cls(process=process, pipe=ours, gpu=gpu)
 
     def hand_over(self, job: Job, attempt: int) -> None:
         """Start a job; a worker that has died meanwhile is found out when it is listened to."""

@@ -82,7 +82,9 @@ def rates_table(lines: Sequence[Mapping[str, Any]]) -> Table:
 
 def arms_table(arms: Sequence[Mapping[str, Any]]) -> Table:
     """The arms of a study with their failure counts."""
-    table = _table(("condition", "arm"), ("ok", "plateau", "failed", "of", "p(fail) 95%", "p vs control"))
+    table = _table(
+        ("condition", "arm"), ("ok", "plateau", "failed", "of", "p(fail) 95%", "p vs control", "loss / control 95%")
+    )
     previous = None
     for arm in arms:
         if previous not in (None, arm["condition"]):
@@ -95,8 +97,17 @@ def arms_table(arms: Sequence[Mapping[str, Any]]) -> Table:
             *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed", "n")),
             _share(arm),
             "" if p is None or p != p else f"{p:.4f}",
+            _loss_ratio(arm),
         )
     return table
+
+
+def _loss_ratio(arm: Mapping[str, Any]) -> str:
+    """The price in loss with its interval, as far as there are enough pairs of ok runs for either."""
+    if arm["loss_ratio"] is None:
+        return ""
+    bounds = "" if arm["loss_ratio_low"] is None else f" [{arm['loss_ratio_low']:.2f}, {arm['loss_ratio_high']:.2f}]"
+    return f"{arm['loss_ratio']:.2f}{bounds}"
 
 
 def _table(texts: Iterable[str], numbers: Iterable[str]) -> Table:

@@ -25,6 +25,7 @@ from study.command import FINISHED, Parser, run_command
 from study.critical_rates import frontier
 from study.drawing import Drawing
 from study.figures import draw_all
+from study.price import prices
 from study.report_page import render, report_context
 from study.summaries import ArmSummary, summarise
 from study.table import Tables, collect, replacing
@@ -63,6 +64,7 @@ def summary(tables: Tables, arms: Sequence[ArmSummary], verdict: Verdict) -> dic
             "control": tables.control,
             "verdict": dataclasses.asdict(verdict),
             "arms": [dataclasses.asdict(arm) for arm in arms],
+            "prices": [dataclasses.asdict(price) for price in prices(tables)],
             "frontier": frontier(arms, tables.control).to_dict("records"),
             "unfinished": list(tables.unfinished),
             "attempts": tables.attempts,

@@ -10,11 +10,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from study.arms import median
+from study.arms import median, searched_regimes
 from study.critical_rates import frontier
 from study.drawing import p_text
 from study.figure_data import labelled
 from study.figures import drawn_conditions
+from study.price import Price, prices
 from study.summaries import ArmSummary
 from study.table import RUN_COLUMNS, Tables
 from study.tracking_notes import code, escaped
@@ -32,13 +33,19 @@ def report_context(
     tables: Tables, arms: Sequence[ArmSummary], verdict: Verdict, figures: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Everything the templates say, as plain values."""
-    conditions, drawn = list(dict.fromkeys(arm.condition for arm in arms)), drawn_conditions(arms)
+    searched = searched_regimes(tables)
+    asked = [arm for arm in arms if arm.regime not in searched]
+    conditions = list(dict.fromkeys(arm.condition for arm in asked))
+    tried = list(dict.fromkeys(arm.condition for arm in arms if arm.regime in searched))
+    drawn = drawn_conditions(asked)
     return {
         "study": tables.study,
         "title": tables.study.get("title") or "Stability study",
         "control": tables.control,
         "verdict": verdict,
         "conditions": [condition_context(name, arms, tables.runs) for name in conditions],
+        "tried": [condition_context(name, arms, tables.runs) for name in tried],
+        "prices": by_condition(prices(tables)),
         "frontier": frontier(arms, tables.control).to_dict("records"),
         "figures": figures,
         "left_out": [name for name in conditions if name not in drawn],
@@ -46,6 +53,14 @@ def report_context(
         "run_columns": RUN_TABLE,
         "runs": labelled(tables)[list(RUN_TABLE)].to_dict("records") if len(tables.runs) else [],
     }
+
+
+def by_condition(found: Sequence[Price]) -> dict[str, list[Price]]:
+    """The prices of each condition that has any pair of ok runs."""
+    groups: dict[str, list[Price]] = {}
+    for price in found:
+        groups.setdefault(price.condition, []).append(price)
+    return {name: group for name, group in groups.items() if any(price.price_pairs for price in group)}
 
 
 def condition_context(name: str, arms: Sequence[ArmSummary], runs: pd.DataFrame) -> dict[str, Any]:
@@ -123,6 +138,11 @@ def probability(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
+def difference(value: float) -> str:
+    """A difference of scores with its sign; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:+.3f}"
+
+
 def markdown(value: Any) -> str:
     """Text for a Markdown table or sentence: nothing in it is taken for markup."""
     return escaped(number(value))
@@ -143,6 +163,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         "code": code,
         "p_text": p_text,
         "probability": probability,
+        "difference": difference,
     }
     environment.globals["interval"] = interval
     return environment.get_template(template).render(**context)

@@ -139,6 +139,8 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 ARM = (
     *("n", "n_ok", "n_plateau", "n_failed", "p_fail", "p_fail_low", "p_fail_high", "p_vs_control", "rmst"),
     *("val_loss_iqm", "amp_ssim_median"),
+    *("price_pairs", "loss_ratio", "loss_ratio_low", "loss_ratio_high"),
+    *("amp_ssim_shift", "amp_ssim_shift_low", "amp_ssim_shift_high"),
 )
 
 
@@ -152,12 +154,14 @@ def arm_name(arm: Mapping[str, Any]) -> str:
 
 
 def arm_metrics(arms: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """``arm/<arm>/<number>`` for the numbers of every arm; ``arm/<algorithm>/p_fail`` over all conditions.
+    """``arm/<arm>/<number>`` for the numbers of every arm; ``arm/<algorithm>/<number>`` over all conditions.
 
-    An algorithm under several thresholds has one such probability for each, too, under its label.
+    Over all conditions there are ``p_fail``, and ``loss_ratio``, the dearest of them. An algorithm under several
+    thresholds has these numbers for each, too, under its label.
     """
     metrics: dict[str, float] = {}
     pooled: dict[str, list[float]] = {}
+    dearest: dict[str, float] = {}
     for arm in arms:
         name = metric_name(arm_name(arm))
         metrics |= {f"arm/{name}/{k}": float(arm[k]) for k in ARM if is_number(arm.get(k))}
@@ -165,6 +169,9 @@ def arm_metrics(arms: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             counts = pooled.setdefault(group, [0.0, 0.0])
             counts[0] += float(arm.get("n_failed") or 0)
             counts[1] += float(arm.get("n") or 0)
+            if is_number(ratio := arm.get("loss_ratio")):
+                dearest[group] = max(ratio, dearest.get(group, ratio))
+    metrics |= {f"arm/{a}/loss_ratio": ratio for a, ratio in dearest.items()}
     return metrics | {f"arm/{a}/p_fail": failed / n for a, (failed, n) in pooled.items() if n}
 
 

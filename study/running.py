@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ptycho.errors import InputError
 from study.design import CONTROL, STUDY_VERSION, Finished, RunSpec
 from study.plan import Plan, unfinished
-from study.trainings import prepare_datasets, train
 
 if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
-    from collections.abc import Sequence
-
     from study.data import DataFiles
-    from study.engine import LocalEngine
     from study.tracker import Ending, Tracker
 
 STUDY_FILE = "study.json"
@@ -111,14 +107,16 @@ def run_study(plan: Plan) -> Path:
 
 
 def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str) -> None:
-    """Train round after round what has no result yet, in worker processes, and send records as they come.
+    """Train round after round what has no result yet, on the study's engine, and send records as they come.
 
     What has finished decides what comes next, whether it was trained now or before.
     """
     from study.disk import require_space
+    from study.engines import make_engine
     from study.progress import StudyProgress
     from study.records import write_json
     from study.shipping import Shipper
+    from study.trainings import prepare_datasets, train
 
     finished: list[Finished] = []
     files: dict[str, DataFiles] = {}
@@ -135,7 +133,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
                 progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
                 progress.expect(len(todo))
                 if todo:
-                    engine = engine or stack.enter_context(make_engine(plan, specs))
+                    engine = engine or stack.enter_context(make_engine(plan, specs[0].settings, len(specs)))
                     files |= prepare_datasets(plan, todo, engine, files)
                     train(plan, todo, files, engine, progress)
                 finished += [ending_of(plan, spec) for spec in specs]
@@ -143,16 +141,6 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
         unsent = shipper.stop()
     if unsent:
         sys.stderr.write(f"{len(unsent)} runs could not be sent to MLflow; later: python -m study.sync {plan.out}\n")
-
-
-def make_engine(plan: Plan, specs: Sequence[RunSpec]) -> LocalEngine:
-    """The workers of a study: no more than its first round can use."""
-    from study.engine import LocalEngine, default_workers
-    from study.tracking_uri import worker_environment
-
-    threads = specs[0].settings.threads
-    workers = min(plan.config.workers or default_workers(threads), len(specs))
-    return LocalEngine(workers, threads, plan.config.time_limit, worker_environment())
 
 
 def ending_of(plan: Plan, spec: RunSpec) -> Finished:
@@ -177,7 +165,8 @@ def conclude(out: Path, tracker: Tracker, ending: Ending) -> Path:
 
 def wind_up(out: Path, tracker: Tracker, ending: Ending) -> None:
     """As :func:`conclude`, as far as it can be done: what stopped the study is what its user has to hear of."""
-    from study.tracking_notes import read_object, study_artifacts
+    from study.records import read_object
+    from study.tracking_notes import study_artifacts
 
     with contextlib.suppress(InputError, OSError):
         from study.report import write_report

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ptycho.config.config import DataConfig, ModelConfig
+from ptycho.config.plugins import PluginConfig
 from ptycho.config.settings import from_plain, setting, validate
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 
-PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "real", "full"]
+PresetName = Literal["smoke", "default", "frontier", "depth", "thresholds", "quality", "real", "full"]
 EXPERIMENT = "stability-shootout"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(TrainingConfig, ModelConfig, DataConfig):
-    """One run: data, network and training, flat."""
+class RunSettings(TrainingConfig, ModelConfig, DataConfig, PluginConfig):
+    """One run: data, network, training and what they need of the user's own, flat."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,13 @@ class StudyConfig:
     seeds: int | None = setting(None, "Paired replicates per arm; with --adaptive the most that an arm gets", low=1)
     seed_offset: int = setting(0, "Number of the first replicate", low=0)
     adaptive: bool = setting(False, "Add replicates only while an arm's comparison with the control is open")
-    workers: int | None = setting(None, "Trainings at a time; by default cores / threads", low=1)
+    workers: int | None = setting(None, "Trainings at a time; by default what cores, memory and GPUs hold", low=1)
     time_limit: float | None = setting(None, "Longest time for one run", unit="s", above=0)
-    engine: Literal["local"] = setting("local", "Where runs execute")
+    gpus_per_run: float = setting(1.0, "Share of a GPU that one run takes, where there are GPUs", above=0)
+    engine: Literal["local", "ray"] = setting("local", "Where runs execute: here, or on many machines")
+    ray_address: str = setting(
+        "local", "Ray cluster: 'local' starts one here, 'auto' finds this machine's, or HOST:PORT"
+    )
     out: str | None = setting(None, "Folder of the study: its records, tables and report; by default results/PRESET")
     tracking_uri: str | None = setting(None, "MLflow store; by default MLFLOW_TRACKING_URI, else ./mlflow.db")
     experiment: str = setting(EXPERIMENT, "MLflow experiment")

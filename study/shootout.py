@@ -11,6 +11,7 @@ import shlex
 import sys
 
 from ptycho.config.config import DataConfig, ModelConfig
+from ptycho.config.plugins import PluginConfig
 from ptycho.config.settings import add_flags, chosen
 from ptycho_torch.config_params import TrainingConfig
 from study.command import FINISHED, Parser, run_command
@@ -24,6 +25,7 @@ def build_parser() -> Parser:
     add_flags(parser.add_argument_group("study"), StudyConfig)
     for title, cls in (("data", DataConfig), ("network", ModelConfig), ("training", TrainingConfig)):
         add_flags(parser.add_argument_group(f"{title}, for every run"), cls, skip=OF_THE_DESIGN)
+    add_flags(parser.add_argument_group("your own algorithms, networks and faults"), PluginConfig)
     return parser
 
 

@@ -23,6 +23,7 @@ from study.arms import (
     paired_test,
     survival_times,
 )
+from study.price import measured
 from study.statistics import clopper_pearson, holm, interquartile_mean_interval, logrank, restricted_mean_survival
 from study.table import JUDGED, Tables
 
@@ -44,6 +45,9 @@ class ArmSummary:
     the columns ``..._all`` and ``val_loss_median`` count a failed run at the loss of the constant object, which
     is also the worst that any run is given. ``rmst`` is the mean number of steps survived out of ``horizon``.
     ``run_ids`` are all its runs. ``cost_ratio`` is the arm's ``val_loss_median`` over the control's, over pairs.
+
+    ``loss_ratio`` and the ``..._shift`` of scores hold the arm against the control over the ``price_pairs`` replicates
+    in which both are ok, with exact intervals (``study.price``).
     """
 
     regime: str
@@ -85,6 +89,16 @@ class ArmSummary:
     cost_ratio: float
     cost_ratio_low: float
     cost_ratio_high: float
+    price_pairs: int
+    loss_ratio: float
+    loss_ratio_low: float
+    loss_ratio_high: float
+    amp_ssim_shift: float
+    amp_ssim_shift_low: float
+    amp_ssim_shift_high: float
+    frc50_shift: float
+    frc50_shift_low: float
+    frc50_shift_high: float
     amp_ssim_median: float
     phase_ssim_median: float
     clipped_fraction_median: float
@@ -116,6 +130,7 @@ def _summaries(arms: Sequence[Arm], control_name: str, test: PairedTest) -> list
             **_counts(arm),
             **_quality(arm),
             **cost(pairs[i]),
+            **measured(pairs[i]),
             n_pairs=pairs[i].n,
             n_better=pairs[i].better,
             n_worse=pairs[i].worse,

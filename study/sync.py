@@ -11,7 +11,8 @@ from typing import Any
 from ptycho.errors import InputError
 from study.attempts import run_folders
 from study.command import FAILED, FINISHED, Parser, run_command
-from study.tracking_notes import NOTE_FILE, TrackingError, read_object, study_artifacts
+from study.records import read_object
+from study.tracking_notes import NOTE_FILE, TrackingError, study_artifacts
 from study.tracking_uri import EXPERIMENT, check_store, resolve_tracking_uri
 
 

@@ -96,7 +96,7 @@ def collect(out: Path, into: Path | None = None) -> Tables:
     results, unfinished = _read_results(out, study.get("runs"))
     realised = {row["run_id"]: row.pop("realised", None) or _asked(out / "runs" / row["run_id"]) for row in results}
     shared, varying = _split_settings(realised)
-    runs = _runs_frame(_in_design_order(results, study), varying)
+    runs = _runs_frame(_in_design_order(results, study, realised), varying)
     folders = [out / "runs" / str(run_id) for run_id in runs["run_id"]]
     into = out if into is None else into
     with replacing(into / "runs.csv") as temporary:
@@ -208,15 +208,25 @@ def _asked(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _in_design_order(rows: Sequence[dict[str, Any]], study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Regime, algorithm, what else tells arms apart, replicate: as ``study.json`` lists them, then by name."""
+def _in_design_order(
+    rows: Sequence[dict[str, Any]], study: Mapping[str, Any], realised: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Regime, what else makes a condition, arm, replicate: names as ``study.json`` lists them, numbers rising."""
     regimes = {r["name"]: i for i, r in reversed(list(enumerate(study.get("regimes", []))))}
     algorithms = {a["name"]: i for i, a in reversed(list(enumerate(study.get("algorithms", []))))}
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         regime, algorithm = row["regime"], row["algorithm"]
         place = (regimes.get(regime, len(regimes)), str(regime))
-        network = (str(row.get("architecture")), str(row.get("optimizer")), row.get("learning_rate") or 0.0)
+        settings = {**realised[row["run_id"]], **row}
+        size, depth = (v if isinstance(v := settings.get(name), int | float) else 0.0 for name in ("N", "fno_blocks"))
+        network = (
+            size,
+            str(row.get("architecture")),
+            depth,
+            str(row.get("optimizer")),
+            row.get("learning_rate") or 0.0,
+        )
         arm = (algorithms.get(algorithm, len(algorithms)), str(algorithm), row.get("threshold") or 0.0)
         return (*place, *network, *arm, row["replicate"], str(row["run_id"]))
 

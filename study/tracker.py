@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from study.records import read_object
 from study.run_metrics import Point, arm_metrics, arm_name
 from study.tracking import StoredRun, deferring, git_commit, open_store, refusing
 from study.tracking_notes import (
@@ -24,7 +25,6 @@ from study.tracking_notes import (
     describe_run,
     describe_study,
     load_note,
-    read_object,
     write_note,
 )
 from study.tracking_processes import kill, lock_folder, process_stamp, reap

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from study.records import read_object
+
 NOTE_FILE = "tracking.json"
 
 
@@ -60,15 +62,6 @@ def write_note(folder: Path, values: Mapping[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, folder / NOTE_FILE)
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where the file is missing or holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def study_artifacts(out: Path) -> list[Path]:

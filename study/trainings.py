@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ptycho.config.config import DataConfig, FaultConfig
+from ptycho.config.settings import project
 from ptycho.errors import InputError
+from study.attempts import record_loss, set_aside, set_aside_unfinished
+from study.data import DataFiles, baselines_file
 from study.design import RunSpec
+from study.engines import Ended, Engine, Job
 from study.plan import Plan
+from study.records import RESULT_FILE
+from study.worker import execute, prepare_dataset
 
 if TYPE_CHECKING:
-    from study.data import DataFiles
-    from study.engine import LocalEngine
     from study.progress import StudyProgress
 
 
+class Training(NamedTuple):
+    """One training as an engine's worker is told of it: the run, the frames it reads, the folder it writes."""
+
+    spec: RunSpec
+    files: DataFiles
+    folder: Path
+    stop_failed: bool
+
+
 def prepare_datasets(
-    plan: Plan, todo: Sequence[RunSpec], engine: LocalEngine, known: Mapping[str, DataFiles]
+    plan: Plan, todo: Sequence[RunSpec], engine: Engine, known: Mapping[str, DataFiles]
 ) -> dict[str, DataFiles]:
     """Make the frames and baselines of every run before any trains; the files by dataset, without the known ones.
 
     Raises:
         InputError: data that cannot be had.
     """
-    from study.engine import Job
-    from study.worker import prepare_dataset
-
     by_dataset: dict[str, list[RunSpec]] = {}
     for spec in todo:
         by_dataset.setdefault(dataset_key(spec), []).append(spec)
@@ -35,7 +48,7 @@ def prepare_datasets(
         if key in known:
             continue
         losses = tuple(sorted({spec.settings.torch_loss_mode for spec in specs}))
-        jobs.append(Job(key, prepare_dataset, (specs[0], plan.out / "data", losses)))
+        jobs.append(Job(key, prepare_dataset, (specs[0], plan.out / "data", losses), here=True))
     files = {}
     for ended in engine.run(jobs):
         if ended.again:
@@ -48,9 +61,6 @@ def prepare_datasets(
 
 def dataset_key(spec: RunSpec) -> str:
     """Equal for runs that train on the same frames; faults are put in later."""
-    from ptycho.config.config import DataConfig, FaultConfig
-    from ptycho.config.settings import project
-
     said = project(spec.settings, DataConfig)
     for fault in project(spec.settings, FaultConfig):
         said.pop(fault)
@@ -58,29 +68,56 @@ def dataset_key(spec: RunSpec) -> str:
 
 
 def train(
-    plan: Plan,
-    todo: Sequence[RunSpec],
-    files: Mapping[str, DataFiles],
-    engine: LocalEngine,
-    progress: StudyProgress,
+    plan: Plan, todo: Sequence[RunSpec], files: Mapping[str, DataFiles], engine: Engine, progress: StudyProgress
 ) -> None:
-    """Train; a run that takes its worker down is recorded like any other."""
-    from study.attempts import record_loss, set_aside, set_aside_unfinished
-    from study.engine import Job
-    from study.worker import execute
-
-    specs = {spec.run_id: spec for spec in todo}
+    """Train; a run that takes its process down is recorded like any other."""
     for spec in todo:
-        set_aside_unfinished(plan.out, spec)
-    jobs = [
-        Job(run_id, execute, (spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed))
-        for run_id, spec in specs.items()
+        make_room(plan.out, spec)
+    trainings = [
+        Training(spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed) for spec in todo
     ]
-    for ended in engine.run(jobs):
-        result, spec = ended.value, specs[ended.job.key]
-        if ended.again:
-            set_aside(plan.out, spec, ended.wall_s, ended.message)
-            continue
-        if ended.outcome is not None:
-            result = record_loss(plan.run_folder(spec), spec, ended.outcome, ended.wall_s, ended.message)
-        progress.ended(result)
+    for ended in engine.run([job_of(training) for training in trainings]):
+        for result in settle(plan.out, ended):
+            progress.ended(result)
+
+
+def make_room(out: Path, spec: RunSpec) -> None:
+    """Put aside what an earlier start of the study left of a run that is to be trained now."""
+    folder = out / "runs" / spec.run_id
+    if (folder / RESULT_FILE).exists():
+        shutil.rmtree(folder)
+    set_aside_unfinished(out, spec)
+
+
+def job_of(*trainings: Training) -> Job:
+    """One job for trainings that one process does; it returns a result for each."""
+    reads = {
+        path: None
+        for training in trainings
+        for path in (
+            *training.files,
+            baselines_file(training.files.train, training.spec.settings.torch_loss_mode),
+        )
+    }
+    folders = tuple(training.folder for training in trainings)
+    return Job("+".join(training.spec.run_id for training in trainings), execute, trainings, tuple(reads), folders)
+
+
+def settle(out: Path, ended: Ended) -> list[dict[str, Any]]:
+    """The results that the end of a job brings, each in its run's folder; none for what will be tried again.
+
+    A run that had written its result before its process or its machine was lost has finished.
+    """
+    if ended.outcome is None:
+        return list(ended.value)
+    results = []
+    for training in ended.job.arguments:
+        path = training.folder / RESULT_FILE
+        if path.exists():
+            if not ended.again:
+                results.append(json.loads(path.read_text(encoding="utf-8")))
+        elif ended.again:
+            set_aside(out, training.spec, ended.wall_s, ended.message)
+        else:
+            results.append(record_loss(training.folder, training.spec, ended.outcome, ended.wall_s, ended.message))
+    return results

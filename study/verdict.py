@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from study.arms import arms_of, by_condition, paired_test
+from study.arms import by_condition, evidence_arms, paired_test
 from study.comparisons import LARGEST_COST, MATTERS, Comparison, against_control, architecture_comparisons
 from study.critical_rates import frontier, frontier_headline, frontier_sentences
 from study.findings import cost_sentences, cost_text, listed, lost_sentences, sentences_of
+from study.price import Price, price_sentences, silver_cost
+from study.price import prices as prices_of
 from study.statistics import ALPHA
 from study.summaries import ArmSummary, summarise
 from study.table import Tables
@@ -25,7 +27,8 @@ RULE = (
     f"differs by {MATTERS:.0%} of the runs or more without significance, or the replicates cannot show any "
     "difference, or a cost is possible but not shown. "
     "Where replicates were added while a comparison was open, a sequential test takes the place of McNemar's. "
-    "Runs that only search a rate or a threshold are no evidence."
+    "Runs that only search a rate or a threshold are no evidence. "
+    "Whether a cost is shown or only estimated is told by the exact interval of the paired losses, and changes no word."
 )
 
 
@@ -62,15 +65,14 @@ def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Ver
     """
     test = paired_test(tables)
     lines = frontier(summarise(tables) if summaries is None else summaries, tables.control)
-    unasked = {regime["name"] for regime in tables.study.get("regimes", []) if regime.get("evidence") is False}
-    arms = arms_of(tables.runs[~tables.runs["regime"].isin(unasked)])
+    arms, prices = evidence_arms(tables), prices_of(tables)
     algorithms = [c for group in by_condition(arms).values() for c in against_control(group, tables.control, test)]
     architectures = architecture_comparisons(arms, tables.control, test)
     family = {arm.label for arm in arms if arm.runs["algorithm"].iloc[0] in AGC_FAMILY}
     if len(lines) and not arms:
         word, headline = "frontier", frontier_headline(lines, tables.control)
     else:
-        word, headline = _word(algorithms, architectures, family, tables.control)
+        word, headline = _word(algorithms, architectures, family, tables.control, prices)
     return Verdict(
         word=word,
         headline=headline,
@@ -78,6 +80,7 @@ def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Ver
             *frontier_sentences(lines),
             *sentences_of(algorithms),
             *sentences_of(architectures),
+            *price_sentences(prices, tables.control),
             *cost_sentences([c for c in algorithms if c.arm in family]),
             *lost_sentences(tables),
         ),
@@ -86,7 +89,11 @@ def decide(tables: Tables, summaries: Sequence[ArmSummary] | None = None) -> Ver
 
 
 def _word(
-    algorithms: Sequence[Comparison], architectures: Sequence[Comparison], family: set[str], control: str
+    algorithms: Sequence[Comparison],
+    architectures: Sequence[Comparison],
+    family: set[str],
+    control: str,
+    prices: Sequence[Price],
 ) -> tuple[str, str]:
     if _is_gold(architectures):
         return "gold", "Gold: stable_hybrid fails less often and learns better than hybrid at every depth."
@@ -98,7 +105,8 @@ def _word(
         lowers = "lower" if len(winners) > 1 else "lowers"
         return "silver", (
             f"Silver: {listed(winners)} {lowers} the rate of failed and stalled runs "
-            f"without costing more than {LARGEST_COST - 1:.0%} of the median loss."
+            f"without costing more than {LARGEST_COST - 1:.0%} of the median loss"
+            f"{silver_cost(winners, prices, control)}."
         )
     open_ones = [c for c in candidates if _is_open(c, candidates)] + [c for c in architectures if _favourable(c)]
     if open_ones:

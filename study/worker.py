@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptycho.config.config import FaultConfig, ModelConfig
+from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import project
 from ptycho_torch.config_params import TrainingConfig
 from study.attempts import begin
 from study.data import DataFiles, prepare_data
 from study.design import RunSpec
+from study.records import RESULT_FILE
+
+if TYPE_CHECKING:
+    from study.trainings import Training
 
 
 def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> DataFiles:
     """Make the frames of ``spec`` and their baselines under each of ``losses``."""
     from study.grid_lines_torch_runner import cached_baselines, load_splits
 
+    load_plugins(spec.settings.plugin)
     files = prepare_data(spec.settings, folder)
     for loss in losses:
         settings = dataclasses.replace(spec.settings, torch_loss_mode=loss)  # type: ignore[arg-type]
@@ -26,10 +33,22 @@ def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> Dat
     return files
 
 
-def execute(spec: RunSpec, files: DataFiles, folder: Path, stop_failed: bool) -> dict[str, Any]:
-    """Run once, or go on from the checkpoint of a killed attempt; everything lands in ``folder``."""
+def execute(*trainings: Training) -> list[dict[str, Any]]:
+    """Train one after the other; everything lands in their folders, the results come back too.
+
+    One that a killed attempt has finished is not repeated, and one that it left a checkpoint of goes on from there.
+    """
+    return [_train(training) for training in trainings]
+
+
+def _train(training: Training) -> dict[str, Any]:
     from study.grid_lines_torch_runner import run_grid_lines_torch
 
+    spec, files, folder, stop_failed = training
+    result = folder / RESULT_FILE
+    if result.exists():
+        return dict(json.loads(result.read_text(encoding="utf-8")))
+    load_plugins(spec.settings.plugin)
     begin(folder, spec)
     return run_grid_lines_torch(runner_config(spec, files, folder, stop_failed=stop_failed), spec.identity())
 
@@ -41,6 +60,7 @@ def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed:
     settings = spec.settings
     return TorchRunnerConfig(
         **{**project(settings, TrainingConfig), **project(settings, ModelConfig), **project(settings, FaultConfig)},
+        plugin=settings.plugin,
         train_npz=str(files.train),
         validation_npz=str(files.validation),
         test_npz=str(files.test),

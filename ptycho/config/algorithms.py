@@ -7,9 +7,9 @@ loading torch. The functions themselves stand in ``ptycho_torch.train_utils``, o
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
-ClipAlgorithm = Literal["none", "norm", "value", "agc", "agc_unit", "autoclip", "zclip", "adagc", "skip"]
+ClipAlgorithm = str
+"""A name of :data:`ALGORITHMS`, to which users can add theirs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from ptycho.config.algorithms import ClipAlgorithm
+from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.config.settings import setting, validate
 from ptycho.errors import InputError
 
-Architecture = Literal["cnn", "fno", "fno_vanilla", "hybrid", "stable_hybrid"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["none", "warmup_cosine", "plateau"]
 LossMode = Literal["mae", "poisson"]
 ScanAxes = Literal["keep", "flip_y", "flip_x", "flip_both", "swap", "swap_flip_y", "swap_flip_x", "swap_flip_both"]
 
+ARCHITECTURES: dict[str, str] = {
+    "cnn": "A U-Net of plain convolutions",
+    "fno": "Fourier neural operator, then convolutional blocks",
+    "fno_vanilla": "Fourier neural operator alone",
+    "hybrid": "A U-Net of spectral and convolutional blocks",
+    "stable_hybrid": "hybrid with normalisation and LayerScale in each block",
+}
 U_SHAPED = ("cnn", "hybrid", "stable_hybrid")
 SMALLEST_LEVEL_PX = 2
 
@@ -152,7 +158,7 @@ class DataConfig(ScanConfig, FaultConfig):
 class ModelConfig:
     """The network: diffraction patterns in, complex object patches out."""
 
-    architecture: Architecture = setting("hybrid", "Generator network")
+    architecture: str = setting("hybrid", "Generator network", names=ARCHITECTURES)
     N: int = setting(64, "Side of a diffraction pattern and of an object patch", unit="px", low=8)
     gridsize: int = setting(1, "g: g*g neighbouring frames are stacked as channels", low=1, high=4)
     fno_modes: int = setting(12, "Spatial frequencies kept by a spectral layer, each way", low=1)
@@ -199,7 +205,7 @@ class TrainingConfig:
     gradient_clip_val: float | None = setting(
         1.0, "Clipping threshold; off where it is 'off', 0 or less", flag="--grad-clip"
     )
-    gradient_clip_algorithm: ClipAlgorithm = setting("norm", "Gradient clipping algorithm")
+    gradient_clip_algorithm: ClipAlgorithm = setting("norm", "Gradient clipping algorithm", names=ALGORITHMS)
     gradient_clip_eps: float = setting(1e-3, "Smallest weight norm that adaptive clipping reckons with", above=0)
     gradient_clip_skip_last: bool = setting(False, "Leave the final layer out of the adaptive algorithms")
     gradient_clip_nonfinite: Literal["propagate", "skip"] = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +17,7 @@ from ptycho_torch.clipping.rules import RULES, Rule, Seen, copied, moved, shapes
 from ptycho_torch.clipping.units import Clipped, Source, list_parameters
 
 NonFinite = Literal["propagate", "skip"]
+Change = Callable[[Tensor, float], Tensor]
 
 
 class Clipper:
@@ -53,7 +54,7 @@ class Clipper:
         nonfinite: str = "propagate",
     ) -> None:
         check_settings(algorithm, threshold, eps, nonfinite)
-        self.algorithm: ClipAlgorithm = "none" if threshold is None else cast(ClipAlgorithm, algorithm)
+        self.algorithm: ClipAlgorithm = "none" if threshold is None else algorithm
         self._rule = RULES[self.algorithm]
         self.threshold = None if self.algorithm == "none" else threshold
         self.eps = eps
@@ -91,6 +92,8 @@ class Clipper:
             plan.multiply_(gradients, factors)
         elif self._rule.act == "clamp":
             factors = _clamp_(plan, gradients, norms, self.threshold or 0.0)
+        elif self._rule.act == "change":
+            factors = _change_(plan, gradients, norms, self.threshold or 0.0, self._rule.change)
         return self.report(plan, norms, total, factors)
 
     @property
@@ -186,6 +189,17 @@ def _clamp_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float
     bounds = torch.full_like(norms, math.inf).masked_fill(norms.isfinite(), threshold)
     for gradient, bound in zip(plan.real_views(gradients), bounds.unbind(), strict=True):
         gradient.clamp_(-bound, bound)
+    return _shrunk(plan, gradients, norms)
+
+
+def _change_(plan: Plan, gradients: list[Tensor], norms: Tensor, threshold: float, change: Change) -> Tensor:
+    """Change each tensor whose norm is finite; return what became of the norms, as factors."""
+    for gradient, finite in zip(plan.real_views(gradients), norms.isfinite().unbind(), strict=True):
+        gradient.copy_(torch.where(finite, change(gradient, threshold), gradient))
+    return _shrunk(plan, gradients, norms)
+
+
+def _shrunk(plan: Plan, gradients: list[Tensor], norms: Tensor) -> Tensor:
     (after,) = plan.norms(gradients).unbind()
     return torch.where((norms > 0) & norms.isfinite(), after / norms, 1.0)
 

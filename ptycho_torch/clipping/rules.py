@@ -179,7 +179,7 @@ def shapes_of(state: Mapping[str, Tensor | int]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
 
 
-def _no_state(n_parameters: int) -> State:
+def no_state(n_parameters: int) -> State:
     return {}
 
 
@@ -206,19 +206,21 @@ class Rule:
         factors: from the norms to the factors; may move the state.
         per_unit: rows are output units; else whole tensors.
         weights: it compares with the norms of the weights, and so may leave the final layer out.
-        act: what is done with the factors: ``scale`` the gradient, ``clamp`` its entries (the
+        act: what is done with the factors: ``scale`` the gradient, ``clamp`` or ``change`` its entries (the
             factors are not used), ``keep`` (factor 0 leaves the step out), or nothing.
+        change: from one gradient (real numbers) and the threshold to the gradient as it shall be.
         start: its state before the first step, for a number of parameters.
     """
 
     factors: Callable[[Seen, State], Tensor]
     per_unit: bool = False
     weights: bool = False
-    act: Literal["scale", "clamp", "keep", "nothing"] = "scale"
-    start: Callable[[int], State] = _no_state
+    act: Literal["scale", "clamp", "change", "keep", "nothing"] = "scale"
+    change: Callable[[Tensor, float], Tensor] = lambda gradient, threshold: gradient
+    start: Callable[[int], State] = no_state
 
 
-RULES: Mapping[ClipAlgorithm, Rule] = {
+RULES: dict[ClipAlgorithm, Rule] = {
     "none": Rule(factors=unclipped, act="nothing"),
     "norm": Rule(factors=by_norm),
     "value": Rule(factors=unclipped, act="clamp"),

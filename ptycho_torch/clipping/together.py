@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ptycho.errors import InputError
 from ptycho_torch.clipping.clipper import Clipper
 from ptycho_torch.clipping.norms import as_real, norms_of_rows, total_norm
 from ptycho_torch.clipping.record import ClipReport
@@ -35,10 +36,17 @@ class ClippersTogether:
 
     Args:
         model: one of the models.
+        clippers: of all of them.
         views: from rows (K, P) to their parameters, (K, *shape) each: the same memory.
+
+    Raises:
+        InputError: an algorithm that changes a gradient in a way of its own.
     """
 
-    def __init__(self, model: nn.Module, views: Views) -> None:
+    def __init__(self, model: nn.Module, clippers: Sequence[Clipper], views: Views) -> None:
+        for clipper in clippers:
+            if clipper.rule.act == "change":
+                raise InputError(f"ensemble: algorithm {clipper.algorithm!r} has no form for several members")
         self._items, self._views = list_parameters(model), views
         device = self._items[0].parameter.device
         final = torch.tensor([item.final for item in self._items], device=device)

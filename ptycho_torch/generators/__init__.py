@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ptycho.config.config import ModelConfig
-from ptycho.errors import unknown_name
+from ptycho.config.plugins import ORIGINS
+from ptycho.errors import InputError, unknown_name
+from ptycho_torch.clipping.units import final_layer
 from ptycho_torch.generators.networks import CNN, FNO, Hybrid, StableHybridGenerator
 
 OutputMode = Literal["real_imag", "amp_phase"]
 LARGEST_INITIAL_AMPLITUDE = 5.0  # the brightest line of a grid-lines object has amplitude 4.94
 
-NETWORKS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {
+NETWORKS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "cnn": CNN,
     "fno": lambda config: FNO(config, conv_blocks=config.fno_cnn_blocks),
     "fno_vanilla": lambda config: FNO(config, conv_blocks=0),
@@ -72,8 +74,7 @@ class Generator(nn.Module):
     @property
     def final_layer(self) -> nn.Module:
         """The layer that makes the output."""
-        layer: nn.Module = self.network.final_layer  # type: ignore[assignment]
-        return layer
+        return final_layer(self.network)
 
     def forward(self, amplitude: Tensor) -> Tensor:
         images = self.transform(amplitude).clone(memory_format=torch.channels_last)  # convolutions run faster so
@@ -88,7 +89,23 @@ def build_generator(config: ModelConfig) -> Generator:
     """
     if config.architecture not in NETWORKS:
         raise unknown_name("architecture", config.architecture, NETWORKS)
-    return Generator(config)
+    generator = Generator(config)
+    if ("architecture", config.architecture) in ORIGINS:
+        _require_shape(generator.network, config)
+    return generator
+
+
+def _require_shape(network: nn.Module, config: ModelConfig) -> None:
+    """Refuse a user's network whose output cannot be object patches."""
+    shape = (1, config.gridsize**2, config.N, config.N)
+    with torch.no_grad():
+        found = network.eval()(torch.zeros(shape)).shape
+    network.train()
+    wanted = (1, 2 * shape[1], *shape[2:])
+    if found != wanted:
+        raise InputError(
+            f"architecture: {config.architecture} makes {tuple(found)} of frames {shape}; allowed: {wanted}"
+        )
 
 
 def count_parameters(module: nn.Module) -> int:

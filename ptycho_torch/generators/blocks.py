@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptycho_torch.generators.convolutions import GELU, Conv2d, add_gelu, channels_first, channels_last, gelu
 from ptycho_torch.generators.spectral import SpectralConv2d
 
 
 def lifter(in_channels: int, width: int) -> nn.Sequential:
     """Two 3 x 3 convolutions that lift an image to ``width`` channels."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1),
-        nn.GELU(),
-        nn.Conv2d(width, width, 3, padding=1),
+        Conv2d(in_channels, width, 3, padding=1),
+        GELU(),
+        Conv2d(width, width, 3, padding=1),
     )
 
 
@@ -30,17 +30,12 @@ class Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *images: Tensor) -> Tensor:
         ctx.channels = [image.shape[-3] for image in images]
-        return torch.cat([_channels_last(image) for image in images], dim=-1).movedim((1, 2), (-2, -1))
+        return channels_first(torch.cat([channels_last(image) for image in images], dim=-1))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        parts = _channels_last(gradient).split(ctx.channels, dim=-1)
-        return tuple(part.contiguous().movedim((1, 2), (-2, -1)) for part in parts)
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    """(B, ..., C, H, W) as (B, H, W, ..., C)."""
-    return image.movedim((-2, -1), (1, 2))
+        parts = channels_last(gradient).split(ctx.channels, dim=-1)
+        return tuple(channels_first(part.contiguous()) for part in parts)
 
 
 def join(*images: Tensor) -> Tensor:
@@ -55,10 +50,10 @@ class PtychoBlock(nn.Module):
     def __init__(self, channels: int, modes: int, size: int) -> None:
         super().__init__()
         self.spectral = SpectralConv2d(channels, channels, modes, size)
-        self.local = nn.Conv2d(channels, channels, 3, padding=1)
+        self.local = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.gelu(self.spectral(x) + self.local(x))
+        return add_gelu(x, self.spectral(x) + self.local(x))
 
 
 class StablePtychoBlock(PtychoBlock):
@@ -76,7 +71,7 @@ class StablePtychoBlock(PtychoBlock):
         self.layerscale = nn.Parameter(torch.full((channels, 1, 1), layerscale_init))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layerscale * self.norm(F.gelu(self.spectral(x) + self.local(x)))
+        return x + self.layerscale * self.norm(gelu(self.spectral(x) + self.local(x)))
 
 
 class ConvBlock(nn.Module):
@@ -84,7 +79,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.gelu(self.conv(x))
+        return add_gelu(x, self.conv(x))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ptycho.errors import InputError
 from ptycho_torch.generators import ComplexHead, Generator, blocks, networks
+from ptycho_torch.generators.convolutions import GELU, Conv2d, Convolution, ConvTranspose2d
 from ptycho_torch.generators.spectral import SpectralConv2d
 
 
@@ -41,7 +42,7 @@ class _Stacked(nn.Module):
 class StackedConv2d(_Stacked):
     """One group of channels for each member; a kernel of one pixel is a matrix for each."""
 
-    layer: nn.Conv2d
+    layer: Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         if self.layer.kernel_size != (1, 1):
@@ -52,22 +53,22 @@ class StackedConv2d(_Stacked):
         return mixed.view(x.shape[1], x.shape[0], *x.shape[3:], -1).permute(1, 0, 4, 2, 3)
 
     def carry_out(self, x: Tensor, members: int) -> Tensor:
-        layer = self.layer
-        assert layer.bias is not None
-        weight, bias = layer.weight.flatten(0, 1), layer.bias.flatten()
-        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, members)
+        return _grouped(x, self.layer, False, members)
 
 
 class StackedConvTranspose2d(_Stacked):
     """One group of channels for each member."""
 
-    layer: nn.ConvTranspose2d
+    layer: ConvTranspose2d
 
     def carry_out(self, x: Tensor, members: int) -> Tensor:
-        layer = self.layer
-        assert layer.bias is not None
-        weight, bias = layer.weight.flatten(0, 1), layer.bias.flatten()
-        return F.conv_transpose2d(x, weight, bias, layer.stride, groups=members)
+        return _grouped(x, self.layer, True, members)
+
+
+def _grouped(x: Tensor, layer: Conv2d | ConvTranspose2d, transposed: bool, members: int) -> Tensor:
+    assert layer.bias is not None
+    how = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, members
+    return cast(Tensor, Convolution.apply(x, layer.weight.flatten(0, 1), layer.bias.flatten(), how))
 
 
 class StackedSpectralConv2d(_Stacked):
@@ -96,13 +97,13 @@ class StackedInstanceNorm2d(_Stacked):
 
 
 STACKED: Mapping[type[nn.Module], Callable[[nn.Module], _Stacked]] = {
-    nn.Conv2d: StackedConv2d,
-    nn.ConvTranspose2d: StackedConvTranspose2d,
+    Conv2d: StackedConv2d,
+    ConvTranspose2d: StackedConvTranspose2d,
     SpectralConv2d: StackedSpectralConv2d,
     nn.InstanceNorm2d: StackedInstanceNorm2d,
 }
 AS_THEY_ARE = {
-    *(Generator, ComplexHead, nn.Sequential, nn.ModuleList, nn.GELU),
+    *(Generator, ComplexHead, nn.Sequential, nn.ModuleList, GELU),
     *(blocks.PtychoBlock, blocks.StablePtychoBlock, blocks.ConvBlock),
     *(networks.FNO, networks.Hybrid, networks.CNN, networks.StableHybridGenerator),
 }

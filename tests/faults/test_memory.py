@@ -20,7 +20,7 @@ MOST_MB, GROWTH_MB = 500, 40
 REPORT = """
 import json, re, sys
 from pathlib import Path
-import study.engine, study.shipping, study.running, study.tracker  # as in the driver
+import study.local_engine, study.shipping, study.running, study.tracker  # as in the driver
 from study.report import write_report
 peaks = []
 for folder in sys.argv[1:]:

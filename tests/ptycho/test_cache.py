@@ -328,7 +328,7 @@ def test_processes_that_make_the_same_dataset_at_once_all_succeed(tmp_path: Path
         assert process.stdin is not None
         process.stdin.write("g")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60)[0] for process in processes]
+    answers = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert len(answers[0].split()) == 15

@@ -64,7 +64,7 @@ class Server:
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
@@ -76,7 +76,7 @@ class Server:
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(120)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from ptycho.config.settings import annotations_of, literal_names, project
 from ptycho.errors import InputError
 from ptycho_torch.generators import build_generator, count_parameters
 from study.design import Design, RunSpec
-from study.presets import OVERLOAD_REGIME, PRESETS, make_design
+from study.presets import CONTROL_REGIME, OVERLOAD_REGIME, PRESETS, make_design
 from study.settings import StudyConfig
 
 
@@ -68,6 +68,15 @@ def test_a_users_setting_narrows_a_factor_and_doubles_no_run():
     specs = first_round("depth", {"fno_blocks": 4}, seeds=1)
     assert values(specs, "architecture", "fno_blocks") == {("hybrid", 4), ("stable_hybrid", 4)}
     assert len(specs) == 2 * 4
+
+
+def test_quality_is_the_control_regime_at_length_on_a_large_object():
+    specs = first_round("quality")
+    assert len(specs) == 5 * 8
+    assert {spec.regime for spec in specs} == {"control"}
+    assert values(specs, "N", "object_size", "fno_width", "batch_size", "max_steps") == {(32, 392, 16, 8, 2000)}
+    calm = {key: (value,) for key, value in CONTROL_REGIME.settings.items()}
+    assert {key: values(specs, key) for key in calm} == {key: {value} for key, value in calm.items()}
 
 
 def test_full_is_the_paper_scale():

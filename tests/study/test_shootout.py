@@ -205,11 +205,11 @@ def test_a_study_that_is_ended_goes_on_where_it_was_left(study: Finished, tmp_pa
     with subprocess.Popen(
         [sys.executable, "-m", "study.shootout", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(tmp_path.glob("out/runs/*/result.json")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(how)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     kept = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/result.json")}
     assert 0 < len(kept) < 12
     if how is signal.SIGTERM:

@@ -525,10 +525,10 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
 def sync(out: Path) -> subprocess.CompletedProcess[str]:
     """``python -m study.sync``, told nothing but the folder."""
     command = [sys.executable, "-m", "study.sync", str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

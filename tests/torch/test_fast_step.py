@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reference_fno import ReferenceFNO, copy_weights
+from benchmarks.reference import ReferenceFNO, ReferenceHybrid, ReferencePINN, copy_weights
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from ptycho_torch.generators import build_generator
-from ptycho_torch.generators.networks import FNO
 from ptycho_torch.generators.spectral import SpectralConv2d, fourier_matrices
 from ptycho_torch.model import PtychoPINN
 from ptycho_torch.optimizers import OPTIMIZERS, SMALL, make_optimizer
@@ -107,15 +106,17 @@ def test_a_network_equals_its_plain_twin(name: str) -> None:
     assert_equal(fast, gradients(twin(frames).permute(0, 2, 3, 1).unsqueeze(1), twin))
 
 
-def test_the_reference_of_the_benchmark_computes_the_same() -> None:
-    config = small("fno")
+@pytest.mark.parametrize(("name", "reference"), [("fno", ReferenceFNO), ("hybrid", ReferenceHybrid)])
+def test_the_reference_of_the_benchmark_computes_the_same(
+    name: str, reference: Callable[[ModelConfig], nn.Module]
+) -> None:
+    config = small(name)
     generator = build_generator(config)
     probe = torch.randn(2, 16, 16, dtype=torch.complex128)
-    reference = ReferenceFNO(config, probe)
-    assert isinstance(generator.network, FNO)
-    copy_weights(generator.network, reference)
+    plain = ReferencePINN(reference(config), probe)
+    copy_weights(generator.network, plain.network)
     frames = torch.rand(3, 1, 16, 16)
-    assert_equal([PtychoPINN(generator, probe.numpy())(frames).intensity], [reference(frames)])
+    assert_equal([PtychoPINN(generator, probe.numpy())(frames).intensity], [plain(frames)])
 
 
 @pytest.mark.parametrize("size", [8, 12, 64])

@@ -32,7 +32,7 @@ from ptycho_torch.model import PtychoPINN_Lightning, build_model
 
 STEPS, FRAMES_PER_STEP = 4, 12
 ARMS: dict[str, float | None] = {"none": None, "norm": 0.1, "value": 1e-3, "agc_unit": 0.01, "adagc": 1.05}
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 
 
 def frames() -> PtychoArrays:

@@ -1,4 +1,4 @@
-"""Where runs execute: a pool of worker processes on this machine.
+"""The default engine: a pool of worker processes on this machine.
 
 A worker is spawned once and reused, so that torch is imported once per worker. A run that kills its
 worker, or outlasts its time limit, ends with that as its outcome, and the pool goes on with the next.
@@ -15,41 +15,18 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
-from typing import Any, NamedTuple
 
 import psutil
 
 from study.divergence import Outcome, OutcomeWord
-from study.pool import Job, Worker, WorkerDiedError, oom_kills
+from study.engines import ATTEMPTS, Ended, Job
+from study.gpus import VISIBLE, least_used, visible_gpus, workers_that_fit
+from study.pool import Worker, WorkerDiedError, oom_kills
+from study.settings import RunSettings, StudyConfig
+from study.tracking_uri import worker_environment
 
-__all__ = ["Ended", "Job", "LocalEngine", "default_workers"]
-
-ATTEMPTS = 3  # of a run whose worker is killed from outside
 STARTS = 3  # of a worker that dies before it is ready, in a row
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
-MEMORY_PER_WORKER = 1 << 30  # of a small training; torch alone takes a third of it
-
-
-class Ended(NamedTuple):
-    """How a job ended: what it returned, or the outcome of the run that took its worker down.
-
-    Attributes:
-        job: the job.
-        value: what it returned.
-        outcome: how the run ended whose worker died; None where the job returned.
-        message: the same in words.
-        wall_s: time from the job's start.
-        attempt: which start of the job this was, from 1.
-        again: it will be started once more, so this is not its end.
-    """
-
-    job: Job
-    value: Any = None
-    outcome: Outcome | None = None
-    message: str = ""
-    wall_s: float = 0.0
-    attempt: int = 1
-    again: bool = False
 
 
 class LocalEngine:
@@ -61,6 +38,7 @@ class LocalEngine:
         time_limit_s: longest time for one job; None for no limit.
         environment: the environment of the workers.
         load: modules that a worker imports before its first job.
+        gpus: names of GPUs to spread the workers over; each sees one of them.
     """
 
     def __init__(
@@ -70,11 +48,20 @@ class LocalEngine:
         time_limit_s: float | None,
         environment: Mapping[str, str],
         load: Sequence[str] = ("study.grid_lines_torch_runner",),
+        gpus: Sequence[str] = (),
     ) -> None:
         self.workers, self.threads, self.time_limit_s = workers, threads, time_limit_s
-        self._environment, self._load = dict(environment), load
+        self._environment, self._load, self._gpus = dict(environment), load, gpus
         self._pool: list[Worker] = []
         self._false_starts = 0
+
+    @classmethod
+    def of(cls, config: StudyConfig, settings: RunSettings, most: int) -> LocalEngine:
+        """The workers of a study: no more than its first round can use."""
+        gpus = () if settings.device == "cpu" else visible_gpus()
+        workers = config.workers or default_workers(settings.threads, len(gpus), config.gpus_per_run)
+        shared = gpus if config.gpus_per_run <= 1 else ()  # a run that takes several sees them all
+        return cls(min(workers, most), settings.threads, config.time_limit, worker_environment(), gpus=shared)
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -85,15 +72,7 @@ class LocalEngine:
         self._pool = []
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Ended]:
-        """Run jobs in order as workers come free; yield each as it ends.
-
-        A job whose worker was killed from outside is yielded with ``again`` and started once more, up to
-        ``ATTEMPTS`` times. An exception that a job raises is raised here: runs turn theirs into outcomes
-        themselves, so what comes through is a mistake in the input, in this program, or a disk that fails.
-
-        Raises:
-            OSError: workers cannot be started.
-        """
+        """Run jobs in order as workers come free; see :class:`study.engines.Engine`."""
         waiting = collections.deque((job, 1) for job in jobs)  # with the number of the attempt
         try:
             while waiting or self._busy:
@@ -120,7 +99,9 @@ class LocalEngine:
 
     def _fill(self, waiting: int) -> None:
         while len(self._pool) < self.workers and len(self._pool) - len(self._busy) < waiting:
-            self._pool.append(Worker.start(self._environment, self.threads, self._load))
+            gpu = least_used(self._gpus, [worker.gpu for worker in self._pool])
+            environment = self._environment if gpu is None else {**self._environment, VISIBLE: gpu}
+            self._pool.append(Worker.start(environment, self.threads, self._load, gpu))
 
     def _drop(self, worker: Worker) -> None:
         worker.end()
@@ -192,7 +173,7 @@ def in_words(worker: Worker) -> str:
     return f"ended with exit code {code}" if code >= 0 else f"was ended by {names.get(-code, f'signal {-code}')}"
 
 
-def default_workers(threads: int) -> int:
-    """Trainings that fit this machine's cores at ``threads`` each, and its memory; at least one."""
-    cores = len(os.sched_getaffinity(0)) // threads
-    return max(1, min(cores, psutil.virtual_memory().available // MEMORY_PER_WORKER))
+def default_workers(threads: int, gpus: int = 0, gpus_per_run: float = 1.0) -> int:
+    """Trainings that fit this machine's free memory, its cores at ``threads`` each, and so many GPUs."""
+    cores, memory_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    return workers_that_fit(cores, threads, memory_bytes, gpus, gpus_per_run)

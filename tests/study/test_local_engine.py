@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ptycho.errors import InputError
-from study.engine import Ended, Job, LocalEngine, default_workers
+from study.engines import Ended, Job
+from study.local_engine import LocalEngine, default_workers
 from study.pool import JobError
 
 ENVIRONMENT = dict(os.environ)
@@ -43,12 +44,6 @@ def refuse(_: int) -> None:
 
 def loaded(name: str) -> bool:
     return name in sys.modules
-
-
-def nap(duration_s: float) -> float:
-    start = time.monotonic()
-    time.sleep(duration_s)
-    return time.monotonic() - start
 
 
 def see(name: str) -> str | None:
@@ -151,16 +146,6 @@ def test_the_trainings_modules_are_loaded_before_the_first_job() -> None:
     with LocalEngine(1, 1, None, ENVIRONMENT) as pool:
         (ended,) = pool.run([Job("x", loaded, ("torch",))])
     assert ended.value
-
-
-def test_the_harness_costs_little() -> None:
-    """Fifty jobs that take a fifth of a second each, on two workers; a tenth is allowed for a busy machine."""
-    with LocalEngine(2, 1, None, ENVIRONMENT, ()) as pool:
-        list(pool.run([Job(str(k), nap, (0.2,)) for k in range(4)]))
-        start = time.monotonic()
-        ended = list(pool.run([Job(str(k), nap, (0.2,)) for k in range(50)]))
-        elapsed = time.monotonic() - start
-    assert elapsed < 1.1 * sum(item.value for item in ended) / 2
 
 
 def test_workers_share_the_cores() -> None:
