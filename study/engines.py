@@ -73,8 +73,13 @@ class Engine(Protocol):
         Raises:
             InputError: the engine cannot be used.
             OSError: workers cannot be started.
+            HandedOverError: the jobs wait in the queue of another program.
         """
         ...
+
+
+class HandedOverError(Exception):
+    """The jobs wait in the queue of another program; its text says what to do, in one line."""
 
 
 def make_engine(plan: Plan, settings: RunSettings, most: int) -> Engine:
@@ -97,3 +102,7 @@ def make_engine(plan: Plan, settings: RunSettings, most: int) -> Engine:
             from study.ray_engine import RayEngine
 
             return RayEngine.of(plan.config, settings, plan.out)
+        case "slurm":
+            from study.slurm import SlurmEngine
+
+            return SlurmEngine.of(plan.config, settings, plan.out)
