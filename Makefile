@@ -19,7 +19,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/clipping.py
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: export STUDY = $(CURDIR)/build/study
 docs: export MLFLOW_TRACKING_URI = sqlite:///$(CURDIR)/build/mlflow.db

@@ -20,13 +20,12 @@ from typing import Any, NamedTuple
 
 from ptycho.errors import InputError
 from study.divergence import Outcome
-from study.engines import ATTEMPTS, Ended, Job
+from study.engines import ATTEMPTS, LOAD, Ended, Job
 from study.gpus import runs_on
 from study.local_engine import LocalEngine, default_workers
 from study.ray_node import Delivery, Order, put_back, work
 from study.settings import RunSettings, StudyConfig
 
-LOAD = ("study.grid_lines_torch_runner",)
 CONNECT_S = 10.0
 AHEAD = 2  # tasks submitted for each that can run, so that no node waits for the driver
 
