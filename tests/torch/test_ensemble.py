@@ -148,7 +148,8 @@ def test_accumulated_uneven_batches_masks_and_neighbours_of_amplitude_and_phase(
 
 def test_a_member_that_dies_is_recorded_and_left_out_and_disturbs_no_other(member: Any, toy_splits: ScanSplits) -> None:
     dead = np.full((toy_splits.train.n_frames, *toy_splits.train.amplitude.shape[1:]), np.nan, np.float32)
-    fault = FaultyFrames(np.arange(len(dead)), dead, toy_splits.train.positions_px, 3)
+    where = toy_splits.train.positions_px
+    fault = FaultyFrames(onset=3, index=np.arange(len(dead)), amplitude=dead, positions_px=where)
     long = {"max_steps": 24, "eval_every": 8, "gradient_clip_algorithm": "agc_unit"}
     doomed = {**long, "seed": 1, "faults": [fault]}
     first, died, last = together(member(seed=0, **long), member(**doomed), member(seed=2, **long))
