@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
 from benchmarks.cases import DEFAULT, LEARNING_RATE, TOY, Case
 from benchmarks.command import Effort, run_benchmark
 from benchmarks.tables import Line, Table, goals
