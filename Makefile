@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: shootout test check bench clean
+.PHONY: shootout test check bench docs clean
 
 shootout: $(STAMP)
 	$(BIN)/python -m study.shootout $(ARGS)
@@ -21,9 +21,16 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/clipping.py
 
+docs: export STUDY = $(CURDIR)/build/study
+docs: export MLFLOW_TRACKING_URI = sqlite:///$(CURDIR)/build/mlflow.db
+docs: $(STAMP) # the notebooks look at a small study, which is trained if it is not there, and train two
+	mkdir -p build
+	$(BIN)/python -m study.shootout --preset smoke --out $(STUDY)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs . build/docs
+
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test,peers,docs]' --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps timm zclip --constraint constraints.txt # timm as a whole wants torchvision
 	touch $@
 

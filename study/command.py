@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args([w for w in words if not re.fullmatch(r"--[\w-]+=", w)], namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise InputError("".join(c if c.isprintable() else "?" for c in message))
 
 
 class _HelpAll(argparse.Action):

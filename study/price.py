@@ -218,11 +218,11 @@ def _part(ratio: float) -> str:
 
 def _shift(low: float, high: float) -> str:
     """
-    >>> _shift(-0.03, -0.01), _shift(-0.02, 0.01)
-    ('falls by 0.010 to 0.030', 'does not fall by more than 0.020')
+    >>> _shift(-0.03, -0.01), _shift(-0.02, 0.01), _shift(0.0, 0.0)
+    ('falls by 0.010 to 0.030', 'does not fall by more than 0.020', 'does not fall by more than 0.000')
     """
     if high < 0:
         return f"falls by {-high:.3f} to {-low:.3f}"
     if low > 0:
         return f"rises by {low:.3f} to {high:.3f}"
-    return f"does not fall by more than {-low:.3f}"
+    return f"does not fall by more than {abs(low):.3f}"

@@ -79,10 +79,15 @@ def command() -> int:
 
         preview(plan, console)
         return FINISHED
+    from study.engines import HandedOverError
     from study.progress import results_table
     from study.running import run_study
 
-    report = run_study(plan)
+    try:
+        report = run_study(plan)
+    except HandedOverError as handed:
+        sys.stdout.write(f"{handed}\n")
+        return FINISHED
     summary = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))
     console.print(results_table(summary))
     console.print(summary["verdict"]["headline"], markup=False)
