@@ -18,7 +18,7 @@ from ptycho_torch.train_utils import clip_gradients_
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated.*"),
-    pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),
+    pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended before.*"),
 ]
 STEPS = 8
 RATE = 0.1
