@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptycho.config.config import ModelConfig
-from ptycho.config.settings import project
 from study.design import RunSpec, one_round
 from study.disk import planned_steps, space_needed
 from study.plan import Plan, unfinished
-from study.records import RESULT_FILE, SPEC_FILE
+from study.records import RESULT_FILE, SPEC_FILE, read_object
 from study.settings import RunSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-COST = ("batch_size", "accumulate_grad_batches", "threads", "device", "precision", "torch_loss_mode")
-"""What a training step's time hangs on, besides the network."""
+COST = (
+    *(field.name for field in dataclasses.fields(ModelConfig)),
+    *("batch_size", "accumulate_grad_batches", "threads", "device", "precision", "torch_loss_mode"),
+)
+"""What a training step's time hangs on."""
 
 
 def preview(plan: Plan, console: Console) -> None:
@@ -63,32 +65,27 @@ def time_needed(plan: Plan, todo: Sequence[RunSpec]) -> tuple[float, str]:
     from study.step_time import step_time
 
     known = recorded_step_times(plan.out)
-    times: dict[str, float] = {}
+    times, measured = dict(known), False
     for spec in todo:
-        key = step_key(spec.settings)
+        key = step_key(dataclasses.asdict(spec.settings))
         if key not in times:
-            times[key] = known[key] if key in known else step_time(spec.settings)
-    total = sum(planned_steps(spec.settings) * times[step_key(spec.settings)] for spec in todo)
-    measured = [key for key in times if key not in known]
+            times[key], measured = step_time(spec.settings), True
+    total = sum(planned_steps(spec.settings) * times[step_key(dataclasses.asdict(spec.settings))] for spec in todo)
     return total, "from a few steps made here" if measured else "from earlier runs in this folder"
 
 
-def step_key(settings: RunSettings) -> str:
+def step_key(settings: Mapping[str, Any]) -> str:
     """Equal for runs whose steps take the same time."""
-    said = {**project(settings, ModelConfig), **{name: getattr(settings, name) for name in COST}}
-    return json.dumps(said)
+    return json.dumps([settings.get(name) for name in COST])
 
 
 def recorded_step_times(out: Path) -> dict[str, float]:
     """Seconds per step of the runs that a folder holds, the slowest of each kind."""
-    names = {field.name for field in dataclasses.fields(RunSettings)}
     found: dict[str, float] = {}
     for path in out.glob(f"runs/*/{RESULT_FILE}"):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        said = json.loads((path.parent / SPEC_FILE).read_text(encoding="utf-8"))["settings"]
-        if result.get("steps") and set(said) == names:
-            said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
-            key = step_key(RunSettings(**said))
+        result, spec = read_object(path) or {}, read_object(path.parent / SPEC_FILE) or {}
+        if result.get("steps") and "settings" in spec:
+            key = step_key(spec["settings"])
             found[key] = max(found.get(key, 0.0), result["wall_s"] / result["steps"])
     return found
 
