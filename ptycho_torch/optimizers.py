@@ -40,16 +40,27 @@ class FlatParameters:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        flat = _joined([_as_it_lies(p.detach(), p) for p in parameters])
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.data = part.as_strided(p.shape, p.stride())
+        parts = [_as_it_lies(p.detach(), p) for p in parameters]
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for p, view in zip(parameters, self._views(flat), strict=True):
+            p.data = view
         self.values = nn.Parameter(as_real(flat).view(-1))
+        gradient = torch.zeros_like(flat) if len(parts) > 1 else flat.new_empty(0)
+        self._gradient, self._gradients = as_real(gradient).view(-1), self._views(gradient)
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """The parts of ``flat`` in the shapes of the parameters and as these lie in memory."""
+        parts = flat.split([p.numel() for p in self._parameters]) if len(flat) else ()
+        return [part.as_strided(p.shape, p.stride()) for p, part in zip(self._parameters, parts, strict=False)]
 
     def collect_gradient(self) -> None:
-        """Give ``values`` the gradients of the parameters."""
+        """Give ``values`` the gradients of the parameters; a large one where it lies."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        flat = _joined([_as_it_lies(g, p) for g, p in zip(gradients, self._parameters, strict=True)])
-        self.values.grad = as_real(flat).view(-1)
+        if self._gradients:
+            torch._foreach_copy_(self._gradients, gradients)
+            self.values.grad = self._gradient
+        else:
+            self.values.grad = as_real(_as_it_lies(gradients[0], self._parameters[0])).view(-1)
 
     def clear_gradient(self) -> None:
         """Take them away."""
@@ -61,11 +72,6 @@ def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
     """(n,) the numbers of ``tensor`` in the order in which those of ``like`` lie in memory."""
     order = sorted(range(like.ndim), key=like.stride, reverse=True)
     return tensor.permute(order).reshape(-1)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """One array after the other; a single one as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class _OnFlatParameters(torch.optim.Optimizer):

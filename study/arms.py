@@ -21,6 +21,7 @@ from study.table import JUDGED, Tables
 
 CONDITION = ("regime", "N", "architecture", "fno_blocks", "optimizer", "learning_rate")
 ARM = ("algorithm", "threshold")
+TUNING = "-tuning"  # a regime's name with this is the regime in which its thresholds are chosen
 PairedTest = Callable[[int, int], float]
 
 
@@ -84,8 +85,12 @@ def _factor_text(key: str, value: Any) -> str:
 
 def evidence_arms(tables: Tables) -> list[Arm]:
     """The arms that a verdict may rest on: those of regimes that do not only search a rate or a threshold."""
-    unasked = {regime["name"] for regime in tables.study.get("regimes", []) if regime.get("evidence") is False}
-    return arms_of(tables.runs[~tables.runs["regime"].isin(unasked)])
+    return arms_of(tables.runs[~tables.runs["regime"].isin(searched_regimes(tables))])
+
+
+def searched_regimes(tables: Tables) -> set[str]:
+    """The regimes whose runs only choose a rate or a threshold."""
+    return {regime["name"] for regime in tables.study.get("regimes", []) if regime.get("evidence") is False}
 
 
 def by_condition(arms: Iterable[Arm]) -> dict[str, list[Arm]]:

@@ -57,6 +57,11 @@ def set_aside(out: Path, spec: RunSpec, wall_s: float, message: str) -> None:
     sync_folder(kept)
 
 
+def attempts_of(out: Path, spec: RunSpec) -> int:
+    """How often a run was killed from outside."""
+    return len(list((out / ATTEMPTS).glob(f"{spec.run_id}-*")))
+
+
 def set_aside_unfinished(out: Path, spec: RunSpec) -> None:
     """Record what the study left unfinished when it was ended."""
     folder = out / "runs" / spec.run_id

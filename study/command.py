@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args([w for w in words if not re.fullmatch(r"--[\w-]+=", w)], namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise InputError("".join(c if c.isprintable() else "?" for c in message))
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -85,7 +85,7 @@ def price_figure(data: pd.DataFrame) -> Figure:
     groups = [(str(name), group) for name, group in data.groupby("condition", sort=False)]
     tallest = data.groupby("condition").size().max()
     figure, axes = panels(
-        len(groups) * len(kinds), columns=len(kinds), width_in=3.2, height_in=0.75 + 0.26 * tallest, sharex="col"
+        len(groups) * len(kinds), columns=len(kinds), width_in=3.2, height_in=0.75 + 0.26 * tallest
     )  # fmt: skip
     styles = styles_of(data["arm"].tolist())
     for place, ax in enumerate(axes):
@@ -93,20 +93,17 @@ def price_figure(data: pd.DataFrame) -> Figure:
         text, neutral = PRICES[kind]
         ax.axvline(neutral, color="#999999", lw=0.8)
         if kind == "loss_ratio":
-            ax.axvline(LARGEST_COST, color="#999999", linestyle=":", lw=1)
-            ax.set_xscale("log")
+            ax.axvline(LARGEST_COST, color="#555555", linestyle=":", lw=1)
         for y, arm in enumerate(condition.to_dict("records")):
             style = styles[str(arm["arm"])]
             ax.plot([arm[f"{kind}_low"], arm[f"{kind}_high"]], [y, y], color=style.colour, lw=1.6)
             ax.plot(arm[kind], y, style.marker, color=style.colour, ms=5)
         against = plain(str(condition["against"].iloc[0]), 20)
         ax.set_yticks(range(len(condition)), [plain(arm, 20) for arm in condition["arm"]])
-        ax.set(ylim=(len(condition) - 0.5, -0.5), title=plain(name, 40))
-        ax.set_xlabel(text.format(against))
-        ax.tick_params(axis="x", which="both", labelbottom=True)
+        ax.set(ylim=(tallest - 0.5, -0.5), xlabel=text.format(against))
         ax.grid(axis="y", visible=False)
-    for ax in axes[:: len(kinds)] if "loss_ratio" in kinds else ():
-        log_axis(ax.xaxis, *ax.get_xlim())
+        if kind == kinds[0]:
+            ax.set_title(plain(name, 60), loc="left", fontweight="bold")
     return figure
 
 
@@ -201,12 +198,10 @@ def frontier_figure(data: pd.DataFrame) -> Figure:
     figure, axes, styles = condition_axes(data.assign(condition=data["setting"]), (4.4, 3.6), sharey=True)
     for ax, setting in axes.items():
         ax.axhline(0.5, color="#999999", lw=0.8)
-        for label, arm in setting.groupby("label", sort=False):
+        arms = list(setting.groupby("label", sort=False))
+        for place, (label, arm) in enumerate(arms):
             style = styles[str(label)]
-            ax.fill_between(
-                arm["learning_rate"], arm["p_fail_low"], arm["p_fail_high"], color=style.colour, alpha=0.1, lw=0
-            )
-            lr50, gain = arm["lr50"].iloc[0], arm["gain"].iloc[0]
+            lr50, gain, low, high = (arm[name].iloc[0] for name in ("lr50", "gain", "lr50_low", "lr50_high"))
             name = plain(str(label)) + (f" (LR50 {lr50:.2g}" if np.isfinite(lr50) else " (LR50 outside the rates tried")
             name += f", gain {gain:.1f})" if np.isfinite(gain) else ")"
             ax.plot(
@@ -214,7 +209,10 @@ def frontier_figure(data: pd.DataFrame) -> Figure:
                 ms=4, label=name,
             )  # fmt: skip
             if np.isfinite(lr50):
-                ax.plot(lr50, 0.5, style.marker, color=style.colour, ms=9, mfc="white", mew=1.8, zorder=4)
+                height = 0.5 + 0.022 * (place - (len(arms) - 1) / 2)
+                ends = np.clip([low, high], arm["learning_rate"].min(), arm["learning_rate"].max())
+                ax.plot(ends, [height, height], color=style.colour, lw=2.5, alpha=0.7, solid_capstyle="butt", zorder=3)
+                ax.plot(lr50, height, style.marker, color=style.colour, ms=9, mfc="white", mew=1.8, zorder=4)
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7, frameon=False)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from study.settings import RunSettings
 
 ATTEMPTS = 3  # of a run that is killed from outside
+LOAD = ("study.grid_lines_torch_runner", "ptycho_torch.checkpoints", "ptycho_torch.model", "study.quality")
+"""What trains and scores: loaded by a worker before its first job, so that no run's time holds it."""
 
 
 class Job(NamedTuple):
@@ -73,8 +75,13 @@ class Engine(Protocol):
         Raises:
             InputError: the engine cannot be used.
             OSError: workers cannot be started.
+            HandedOverError: the jobs wait in the queue of another program.
         """
         ...
+
+
+class HandedOverError(Exception):
+    """The jobs wait in the queue of another program; its text says what to do, in one line."""
 
 
 def make_engine(plan: Plan, settings: RunSettings, most: int) -> Engine:
@@ -97,3 +104,7 @@ def make_engine(plan: Plan, settings: RunSettings, most: int) -> Engine:
             from study.ray_engine import RayEngine
 
             return RayEngine.of(plan.config, settings, plan.out)
+        case "slurm":
+            from study.slurm import SlurmEngine
+
+            return SlurmEngine.of(plan.config, settings, plan.out)

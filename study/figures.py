@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from study.arms import searched_regimes
 from study.condition_panels import (
     clipped_fraction,
     failure_probability,
@@ -34,6 +35,7 @@ from study.figure_data import (
     survival_data,
 )
 from study.gallery import gallery, gallery_data
+from study.overviews import search_overview
 from study.paired_shift import fewest_pairs
 from study.price import prices
 from study.summaries import ArmSummary
@@ -47,7 +49,8 @@ def draw_all(tables: Tables, arms: Sequence[ArmSummary]) -> Iterator[Drawing]:
     if not len(tables.runs):
         return
     runs = labelled(tables)
-    shown = drawn_conditions(arms)
+    searched = searched_regimes(tables)
+    shown = drawn_conditions([arm for arm in arms if arm.regime not in searched])
     runs = runs[runs["condition"].isin(shown)]
     chosen = [arm for arm in arms if arm.condition in shown]
     yield from _overviews(tables, runs, chosen, arms)
@@ -90,13 +93,17 @@ def _overviews(
         lines = rates.drop_duplicates(["setting", "label"])
         yield Drawing(
             name="frontier", title="Critical learning rate", figure=frontier_figure(rates), data=rates,
-            caption="Probability of failure against the learning rate, with exact 95% bands; the large open marker is "
-            "LR50, the rate at which half of the runs fail, and the gain is LR50 over that of the control.",
+            caption="Share of runs that fail against the learning rate; the large open marker is LR50, the rate at "
+            "which half of the runs fail, on a bar that is its 95% interval (bars end at the rates tried and are drawn "
+            "slightly apart); the gain is LR50 over that of the control.",
             alt="; ".join(f"{line.setting}, {line.label}: LR50 {line.lr50:.2g}" for line in lines.itertuples()),
         )  # fmt: skip
     told = [
         p for p in prices(tables) if p.condition in {arm.condition for arm in shown} and math.isfinite(p.loss_ratio)
     ]
+    search = search_overview(arms, searched_regimes(tables))
+    if search is not None:
+        yield search
     if shown:
         yield Drawing(
             name="failure_probability", title="Who fails", figure=failure_probability(arms_data(shown)),

@@ -18,13 +18,10 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightning as L
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ptycho.arrays import PtychoArrays, ScanSplits
 from ptycho.cache import load_split
@@ -33,17 +30,10 @@ from ptycho.config.plugins import PluginConfig, load_plugins, plugin_digests
 from ptycho.config.settings import add_flags, chosen, project, setting
 from ptycho.errors import InputError
 from ptycho.faults import inject, parse_fault
-from ptycho_torch.baselines import Baselines, compute_baselines
-from ptycho_torch.checkpoints import Checkpoints, Progress, read_progress
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
-from ptycho_torch.dataset import evaluation_loader, training_loader
-from ptycho_torch.generators import count_parameters
-from ptycho_torch.losses import LossScale
-from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.command import FINISHED, Parser, run_command
 from study.data import baselines_file
 from study.divergence import DivergenceRule, Outcome
-from study.quality import Quality, compute_metrics
 from study.records import (
     BEST_CHECKPOINT_FILE,
     CHECKPOINT_FILE,
@@ -56,6 +46,14 @@ from study.records import (
 )
 from study.result import eval_columns, identity_row, outcome_row, software_versions, step_columns
 from study.seeds import Seeds, seeds_of
+
+if TYPE_CHECKING:  # torch and Lightning take seconds to load: what trains loads them, a word of help does not
+    import lightning as L
+    from torch import Tensor
+
+    from ptycho_torch.baselines import Baselines
+    from ptycho_torch.checkpoints import Progress
+    from ptycho_torch.model import PtychoPINN_Lightning
 
 VALIDATION_FRACTION = 0.1
 
@@ -91,6 +89,8 @@ def load_cached_dataset(path: str | Path) -> PtychoArrays:
 
 def to_complex_patches(real_imag: Tensor) -> Tensor:
     """(..., 2) pairs of real and imaginary parts as complex numbers (...)."""
+    import torch
+
     return torch.view_as_complex(real_imag.float().contiguous())
 
 
@@ -129,6 +129,8 @@ def keep_validation(train: PtychoArrays, seed: int) -> tuple[PtychoArrays, Ptych
 
 def cached_baselines(cfg: TorchRunnerConfig, splits: ScanSplits) -> Baselines:
     """The baselines of a run's dataset, computed once and kept beside the training frames."""
+    from ptycho_torch.baselines import Baselines, compute_baselines
+
     path = baselines_file(Path(cfg.train_npz), cfg.torch_loss_mode)
     key = dataset_digest(splits)
     if path.exists():
@@ -154,6 +156,12 @@ def run_torch_training(
     Raises:
         InputError: a network that does not fit the frames, an unknown fault.
     """
+    import torch
+
+    from ptycho_torch.dataset import evaluation_loader, training_loader
+    from ptycho_torch.losses import LossScale
+    from ptycho_torch.model import PtychoPINN_Lightning, build_model
+
     model_config, training = setup_torch_configs(cfg)
     rule = DivergenceRule(constant=baselines.constant, mean_patch=baselines.mean_patch)
     checkpoint, progress = find_checkpoint(cfg, folder)
@@ -198,6 +206,8 @@ def find_checkpoint(cfg: TorchRunnerConfig, folder: Path) -> tuple[Path | None, 
     Raises:
         InputError: a file that is no checkpoint.
     """
+    from ptycho_torch.checkpoints import Progress, read_progress
+
     path, anew = folder / CHECKPOINT_FILE, Progress("", 0, 0.0)
     if not path.exists() or (folder / RESULT_FILE).exists():
         return None, anew
@@ -211,6 +221,8 @@ def checkpoint_callbacks(
     cfg: TorchRunnerConfig, folder: Path, recorder: RunRecorder, wall_s: float
 ) -> list[L.Callback]:
     """What writes the checkpoints of a run that wants them."""
+    from ptycho_torch.checkpoints import Checkpoints
+
     if cfg.checkpoint_every is None:
         return []
     files = folder / CHECKPOINT_FILE, folder / BEST_CHECKPOINT_FILE
@@ -223,6 +235,9 @@ def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ())
     Raises:
         InputError: a device that this machine does not have.
     """
+    import lightning as L
+    import torch
+
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -250,6 +265,10 @@ def run_torch_inference(
     module: PtychoPINN_Lightning, arrays: PtychoArrays
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
     """Object patches (B, C, N, N) of every frame, and the amplitudes (B, C, N, N) that they predict."""
+    import torch
+
+    from ptycho_torch.dataset import evaluation_loader
+
     batches = evaluation_loader(arrays, module.training_config.infer_batch_size)
     module.eval()
     with torch.inference_mode():
@@ -261,6 +280,10 @@ def run_torch_inference(
 
 def realised_settings(cfg: TorchRunnerConfig, trained: Trained) -> dict[str, Any]:
     """Every setting as it acted: read off the module, the clipper and the optimizer, not off the request."""
+    import torch
+
+    from ptycho_torch.generators import count_parameters
+
     module = trained.module
     asked = {**project(cfg, ModelConfig), **project(cfg, TrainingConfig), "fault": " ".join(cfg.fault)}
     if cfg.plugin:
@@ -331,12 +354,16 @@ def run_grid_lines_torch(cfg: TorchRunnerConfig, identity: Mapping[str, Any] | N
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the host or on an accelerator."""
+    import torch
+
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _train_and_score(cfg: TorchRunnerConfig, folder: Path) -> dict[str, Any]:
+    from study.quality import Quality, compute_metrics
+
     splits, seeds = load_splits(cfg), seeds_of(cfg.seed)
     baselines = cached_baselines(cfg, splits)
     trained = run_torch_training(cfg, splits, baselines, seeds, folder)

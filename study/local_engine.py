@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 import psutil
 
 from study.divergence import Outcome, OutcomeWord
-from study.engines import ATTEMPTS, Ended, Job
+from study.engines import ATTEMPTS, LOAD, Ended, Job
 from study.gpus import VISIBLE, least_used, visible_gpus, workers_that_fit
 from study.pool import Worker, WorkerDiedError, oom_kills
 from study.settings import RunSettings, StudyConfig
@@ -47,7 +47,7 @@ class LocalEngine:
         threads: int,
         time_limit_s: float | None,
         environment: Mapping[str, str],
-        load: Sequence[str] = ("study.grid_lines_torch_runner",),
+        load: Sequence[str] = LOAD,
         gpus: Sequence[str] = (),
     ) -> None:
         self.workers, self.threads, self.time_limit_s = workers, threads, time_limit_s

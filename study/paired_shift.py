@@ -50,8 +50,8 @@ def paired_ratio(values: ArrayLike, control: ArrayLike, level: float = LEVEL) ->
     [5.656854, 1.0, 32.0]
     """
     x, y = np.asarray(values, dtype=float), np.asarray(control, dtype=float)
-    logarithms = [np.log(np.where(v > 0, v, math.nan)) for v in (x, y)]
-    return Estimate(*(math.exp(bound) for bound in paired_shift(*logarithms, level)))
+    log_x, log_y = (np.log(np.where(v > 0, v, math.nan)) for v in (x, y))
+    return Estimate(*(math.exp(bound) for bound in paired_shift(log_x, log_y, level)))
 
 
 def fewest_pairs(level: float = LEVEL) -> int:

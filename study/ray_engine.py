@@ -10,6 +10,7 @@ import collections
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -19,13 +20,13 @@ from typing import Any, NamedTuple
 
 from ptycho.errors import InputError
 from study.divergence import Outcome
-from study.engines import ATTEMPTS, Ended, Job
+from study.engines import ATTEMPTS, LOAD, Ended, Job
 from study.gpus import runs_on
 from study.local_engine import LocalEngine, default_workers
 from study.ray_node import Delivery, Order, put_back, work
 from study.settings import RunSettings, StudyConfig
 
-LOAD = ("study.grid_lines_torch_runner",)
+CONNECT_S = 10.0
 AHEAD = 2  # tasks submitted for each that can run, so that no node waits for the driver
 
 
@@ -102,6 +103,8 @@ class RayEngine:
         Raises:
             InputError: no node has what a run takes.
         """
+        if any(job.here for job in jobs):
+            self._warm_up()
         with self._here:
             yield from self._here.run([job for job in jobs if job.here])
         waiting = collections.deque((job, 1) for job in jobs if not job.here)
@@ -110,13 +113,21 @@ class RayEngine:
             while waiting and len(tasks) < self._most():
                 job, attempt = waiting.popleft()
                 files = self._files(job, tasks.values())
-                order = Order(job, self.root, self._mark, self._load, self.threads, self._time_limit_s)
-                tasks[self._task.remote(order, files)] = Task(job, attempt, files, time.monotonic())
+                tasks[self._submit(job, files)] = Task(job, attempt, files, time.monotonic())
             for reference in self._ray.wait(list(tasks))[0]:
                 ended = self._receive(reference, tasks.pop(reference))
                 yield ended
                 if ended.again:
                     waiting.appendleft((ended.job, ended.attempt + 1))
+
+    def _warm_up(self) -> None:
+        """Have the nodes load torch while frames are made here."""
+        for _ in range(self._most()):
+            self._submit(Job("warm-up", int, ()), {})
+
+    def _submit(self, job: Job, files: Mapping[Path, Any]) -> Any:
+        order = Order(job, self.root, self._mark, self._load, self.threads, self._time_limit_s)
+        return self._task.remote(order, files)
 
     def _most(self) -> int:
         """Tasks to have submitted; nodes may come and go meanwhile."""
@@ -127,7 +138,9 @@ class RayEngine:
                 f"ray_address: no node of {self.address} has {self.threads} CPUs and {self.gpus:g} GPUs for one run; "
                 "allowed: fewer --threads, a smaller --gpus-per-run, or other nodes"
             )
-        return self.workers or AHEAD * room
+        if self.workers is None or self.address == "local":  # a cluster of our own has no more CPUs than that
+            return AHEAD * room
+        return min(self.workers, room)
 
     def _room(self, cpus: float, gpus: float) -> int:
         by_cpus = int(cpus // self.threads)
@@ -181,6 +194,7 @@ def connect(address: str, cpus: int) -> None:
     """
     import ray
 
+    require_answer(address)
     own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
@@ -194,3 +208,20 @@ def connect(address: str, cpus: int) -> None:
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+
+
+def require_answer(address: str) -> None:
+    """Refuse a HOST:PORT at which nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        InputError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"ray_address: {address!r} does not answer ({error}); allowed: local, auto, HOST:PORT"
+        ) from None

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from study.arms import median
+from study.arms import median, searched_regimes
 from study.critical_rates import frontier
 from study.drawing import p_text
 from study.figure_data import labelled
@@ -33,13 +33,18 @@ def report_context(
     tables: Tables, arms: Sequence[ArmSummary], verdict: Verdict, figures: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Everything the templates say, as plain values."""
-    conditions, drawn = list(dict.fromkeys(arm.condition for arm in arms)), drawn_conditions(arms)
+    searched = searched_regimes(tables)
+    asked = [arm for arm in arms if arm.regime not in searched]
+    conditions = list(dict.fromkeys(arm.condition for arm in asked))
+    tried = list(dict.fromkeys(arm.condition for arm in arms if arm.regime in searched))
+    drawn = drawn_conditions(asked)
     return {
         "study": tables.study,
         "title": tables.study.get("title") or "Stability study",
         "control": tables.control,
         "verdict": verdict,
         "conditions": [condition_context(name, arms, tables.runs) for name in conditions],
+        "tried": [condition_context(name, arms, tables.runs) for name in tried],
         "prices": by_condition(prices(tables)),
         "frontier": frontier(arms, tables.control).to_dict("records"),
         "figures": figures,

@@ -17,6 +17,7 @@ import numpy as np
 
 from ptycho.config.algorithms import ALGORITHMS
 from study.adaptive import BATCH, FIRST, Pairs, decide
+from study.arms import TUNING
 from study.design import CONTROL, Arm, Design, Finished, Regime, RunSpec
 from study.frontier import Point, next_rates
 from study.table import JUDGED
@@ -27,7 +28,6 @@ FIRST_RATES: Mapping[str, tuple[float, ...]] = {
     "adamw": (3.16e-4, 1e-3, 3.16e-3, 0.01, 0.0316, 0.1),
 }
 MOST_RATES = 18  # of one line of the frontier
-TUNING = "-tuning"  # a regime's name with this is the regime in which its thresholds are chosen
 TUNING_OFFSET = 10_000  # replicates that choose are this far from those that judge
 TUNING_REPLICATES = 4
 SWEEP_POINTS = 6

@@ -81,8 +81,10 @@ def run_study(plan: Plan) -> Path:
     Raises:
         InputError: a store that cannot be reached, a folder that cannot be written, is too small or holds another
             study; nothing was trained.
+        HandedOverError: the runs wait in the queue of another program; the same command goes on afterwards.
     """
     from study.disk import require_space
+    from study.engines import HandedOverError
     from study.records import write_json
     from study.tracker import Tracker
     from study.tracking_uri import resolve_tracking_uri
@@ -98,7 +100,8 @@ def run_study(plan: Plan) -> Path:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             sys.stderr.write("stopping: the report is written from what is finished; once more to stop at once\n")
-        wind_up(plan.out, tracker, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        goes_on = isinstance(error, (KeyboardInterrupt, HandedOverError))
+        wind_up(plan.out, tracker, "interrupted" if goes_on else "failed")
         raise
     else:
         return conclude(plan.out, tracker, "finished")

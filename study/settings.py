@@ -36,7 +36,7 @@ class StudyConfig:
     workers: int | None = setting(None, "Trainings at a time; by default what cores, memory and GPUs hold", low=1)
     time_limit: float | None = setting(None, "Longest time for one run", unit="s", above=0)
     gpus_per_run: float = setting(1.0, "Share of a GPU that one run takes, where there are GPUs", above=0)
-    engine: Literal["local", "ray"] = setting("local", "Where runs execute: here, or on many machines")
+    engine: Literal["local", "ray", "slurm"] = setting("local", "Where runs execute: here, or on many machines")
     ray_address: str = setting(
         "local", "Ray cluster: 'local' starts one here, 'auto' finds this machine's, or HOST:PORT"
     )

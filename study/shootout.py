@@ -33,6 +33,7 @@ def command() -> int:
     """Run a study from the command line."""
     from rich.console import Console
 
+    from study.engines import HandedOverError
     from study.plan import make_plan
     from study.progress import results_table
     from study.running import run_study
@@ -40,7 +41,11 @@ def command() -> int:
     namespace = build_parser().parse_args()
     words = shlex.join(["python", "-m", "study.shootout", *redact_words(sys.argv[1:])])
     plan = make_plan(StudyConfig(**chosen(namespace, StudyConfig)), chosen(namespace, RunSettings), words)
-    report = run_study(plan)
+    try:
+        report = run_study(plan)
+    except HandedOverError as handed:
+        sys.stdout.write(f"{handed}\n")
+        return FINISHED
     summary = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))
     console = Console(highlight=False)
     console.print(results_table(summary))

@@ -182,6 +182,7 @@ def _read_results(out: Path, wanted: Sequence[str] | None) -> tuple[list[dict[st
 def _read_result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     row = _read_object(path)
+    row |= {key: None for key in INTEGER_COLUMNS if row.get(key) != row.get(key)}
     for key in REQUIRED:
         if row.get(key) is None:
             raise InputError(f"{path}: {key} is missing; allowed: a result with {', '.join(REQUIRED)}")
@@ -191,14 +192,21 @@ def _read_result(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {unknown_name('outcome', row['outcome'], OUTCOMES)}")
     if not isinstance(row.get("realised") or {}, dict):
         raise InputError(f"{path}: realised is {row['realised']!r}; allowed: settings and their values")
-    for key in set(RUN_COLUMNS) - set(TEXT_COLUMNS):
-        value = row.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise InputError(f"{path}: {key} is {value!r}; allowed: a number")
-    for key in INTEGER_COLUMNS:
-        if row.get(key) is not None and row[key] != row[key]:
-            row[key] = None
+    for key in RUN_COLUMNS:
+        if row.get(key) is not None and (allowed := _allowed(key, row[key])):
+            raise InputError(f"{path}: {key} is {row[key]!r}; allowed: {allowed}")
     return row
+
+
+def _allowed(key: str, value: Any) -> str:
+    """What a column allows instead of this value; empty where it allows it."""
+    if key in TEXT_COLUMNS:
+        return "" if isinstance(value, str) else "a text"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number"
+    if key in INTEGER_COLUMNS and not (0 <= value < 2**63 and value == int(value)):
+        return "a whole number from 0 on"
+    return "a number above 0" if key == "learning_rate" and not value > 0 else ""
 
 
 def _asked(folder: Path) -> dict[str, Any]:

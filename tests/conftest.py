@@ -161,13 +161,17 @@ def _write_reconstruction(path: Path, rng: np.random.Generator, side: int, outco
     np.savez(path, **arrays, **({"truth": true} if truth else {}))
 
 
-def write_study_json(out: Path, regimes: Sequence[str], algorithms: Sequence[str], **changes: Any) -> None:
-    """``study.json`` alone."""
+def write_study_json(
+    out: Path, regimes: Sequence[str], algorithms: Sequence[str], searched: Sequence[str] = (), **changes: Any
+) -> None:
+    """``study.json`` alone; the regimes that only search something are named in ``searched``."""
     out.mkdir(parents=True, exist_ok=True)
     study = {
         "study_id": "a1b2c3", "study_version": "0.1.0", "preset": "default", "created": "2026-02-01T12:00:00+00:00",
         "title": "Which clipping keeps the network alive?",
-        "regimes": [{"name": r, "description": f"The {r} regime."} for r in regimes],
+        "regimes": [
+            {"name": r, "description": f"The {r} regime.", "evidence": r not in searched} for r in regimes
+        ],
         "algorithms": [{"name": a, "threshold": ALGORITHMS.get(a)} for a in algorithms],
         "replicates": 8, "control": "none", "command": "python -m study.shootout", **changes,
     }  # fmt: skip

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ptycho", "ptycho_torch", "study")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -82,12 +84,16 @@ def test_every_module_loads_and_brings_no_more_than_its_layer() -> None:
     assert {"study", "mlflow"} <= study
 
 
-def test_help_comes_without_torch_and_without_mlflow() -> None:
-    ask = """
+COMMANDS = ("shootout", "grid_lines_torch_runner", "report", "inspect", "sync")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_comes_without_torch_and_without_mlflow(command: str) -> None:
+    ask = f"""
 import runpy
-sys.argv = ["study.shootout", "--help"]
+sys.argv = ["study.{command}", "--help"]
 try:
-    runpy.run_module("study.shootout", run_name="__main__")
+    runpy.run_module("study.{command}", run_name="__main__")
 except SystemExit as end:
     assert end.code in (0, None), end.code
 else:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptycho_torch.generators.convolutions import GELU, Conv2d, add_gelu, gelu
 from ptycho_torch.generators.spectral import SpectralConv2d
 
 
 def lifter(in_channels: int, width: int) -> nn.Sequential:
     """Two 3 x 3 convolutions that lift an image to ``width`` channels."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1),
-        nn.GELU(),
-        nn.Conv2d(width, width, 3, padding=1),
+        Conv2d(in_channels, width, 3, padding=1),
+        GELU(),
+        Conv2d(width, width, 3, padding=1),
     )
 
 
@@ -55,10 +55,10 @@ class PtychoBlock(nn.Module):
     def __init__(self, channels: int, modes: int, size: int) -> None:
         super().__init__()
         self.spectral = SpectralConv2d(channels, channels, modes, size)
-        self.local = nn.Conv2d(channels, channels, 3, padding=1)
+        self.local = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.gelu(self.spectral(x) + self.local(x))
+        return add_gelu(x, self.spectral(x) + self.local(x))
 
 
 class StablePtychoBlock(PtychoBlock):
@@ -76,7 +76,7 @@ class StablePtychoBlock(PtychoBlock):
         self.layerscale = nn.Parameter(torch.full((channels, 1, 1), layerscale_init))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layerscale * self.norm(F.gelu(self.spectral(x) + self.local(x)))
+        return x + self.layerscale * self.norm(gelu(self.spectral(x) + self.local(x)))
 
 
 class ConvBlock(nn.Module):
@@ -84,7 +84,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.gelu(self.conv(x))
+        return add_gelu(x, self.conv(x))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptycho.config.config import ModelConfig
 from ptycho_torch.generators.blocks import ConvBlock, PtychoBlock, StablePtychoBlock, join, lifter
+from ptycho_torch.generators.convolutions import GELU, Conv2d, ConvTranspose2d
 
 MakeBlock = Callable[[int, int, int], nn.Module]
 
@@ -24,7 +25,7 @@ class FNO(nn.Module):
         channels, width = config.gridsize**2, config.fno_width
         blocks = [PtychoBlock(width, config.fno_modes, config.N) for _ in range(config.fno_blocks)]
         self.body = nn.Sequential(lifter(channels, width), *blocks, *(ConvBlock(width) for _ in range(conv_blocks)))
-        self.final_layer = nn.Conv2d(width, 2 * channels, 1)
+        self.final_layer = Conv2d(width, 2 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.final_layer(self.body(x))
@@ -43,13 +44,11 @@ class Hybrid(nn.Module):
         sizes = [config.N // 2**k for k in range(levels)]
         self.lift = lifter(channels, widths[0])
         self.encoder = nn.ModuleList(make_block(w, config.fno_modes, s) for w, s in zip(widths, sizes, strict=True))
-        self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
+        self.down = nn.ModuleList(Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
         self.bottleneck = make_block(widths[-1], max(1, config.fno_modes // 2), sizes[-1])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(2 * w, w, 3, padding=1), nn.GELU()) for w in reversed(widths[:-1])
-        )
-        self.final_layer = nn.Conv2d(widths[0], 2 * channels, 1)
+        self.up = nn.ModuleList(ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(nn.Sequential(Conv2d(2 * w, w, 3, padding=1), GELU()) for w in reversed(widths[:-1]))
+        self.final_layer = Conv2d(widths[0], 2 * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.lift(x)
@@ -74,10 +73,10 @@ class CNN(nn.Module):
         widths = [config.fno_width * 2**k for k in range(levels)]
         encoder: list[nn.Module] = [lifter(channels, widths[0])]
         for width in widths[:-1]:
-            encoder += [*self._convs(width, config), nn.Conv2d(width, 2 * width, 2, stride=2)]
+            encoder += [*self._convs(width, config), Conv2d(width, 2 * width, 2, stride=2)]
         self.encoder = nn.Sequential(*encoder, *self._convs(widths[-1], config))
         self.decoders = nn.ModuleList(self._decoder(widths, config) for _ in range(2))
-        self.final_layer = nn.ModuleList(nn.Conv2d(widths[0], channels, 3, padding=1) for _ in range(2))
+        self.final_layer = nn.ModuleList(Conv2d(widths[0], channels, 3, padding=1) for _ in range(2))
 
     @staticmethod
     def _convs(width: int, config: ModelConfig) -> list[nn.Module]:
@@ -86,7 +85,7 @@ class CNN(nn.Module):
     def _decoder(self, widths: list[int], config: ModelConfig) -> nn.Sequential:
         layers: list[nn.Module] = []
         for width in reversed(widths[:-1]):
-            layers += [nn.ConvTranspose2d(2 * width, width, 2, stride=2), nn.GELU(), *self._convs(width, config)]
+            layers += [ConvTranspose2d(2 * width, width, 2, stride=2), GELU(), *self._convs(width, config)]
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import bz2
 import io
-import signal
 import struct
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from ptycho.arrays import PtychoArrays
 from ptycho.cache import load_split, save_split
@@ -26,11 +22,11 @@ from ptycho.errors import InputError
 from ptycho.probe import gaussian_probe
 from ptycho.readers import read_scan
 from ptycho.simulate import diffraction_intensity, simulate_grid_lines
+from tests.faults.mutations import DAMAGES, damaged, fuzzed, plans, quietly, soon
 
 A, B, N = 2, 3, 16
 F = A * B
 Content = dict[str, Any]
-fuzzed = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
 class Layout(NamedTuple):
@@ -165,56 +161,7 @@ def with_type(value: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         return value.astype(dtype)
 
 
-def damaged(whole: bytes, plan: Sequence[tuple[str, int, int]]) -> bytes:
-    """A file's bytes with something overwritten, cut off, put in or left out, from either end on."""
-    made = bytearray(whole)
-    for what, where, how in plan:
-        at = where % max(1, len(made))
-        match what:
-            case "flip" if made:
-                made[at] ^= 1 << how % 8
-            case "fill":
-                made[at : at + 8] = bytes([how]) * len(made[at : at + 8])
-            case "cut":
-                del made[at:]
-            case "insert":
-                made[at:at] = bytes([how]) * (1 + how % 16)
-            case "remove":
-                del made[at : at + 1 + how]
-    return bytes(made)
-
-
-def plans(kinds: Sequence[str]) -> Any:
-    """Strategy of mutations; places often lie near either end."""
-    where = st.one_of(st.integers(-2000, 2000), st.integers(0, 10**6))
-    return st.lists(st.tuples(st.sampled_from(kinds), where, st.integers(0, 255)), min_size=1, max_size=3)
-
-
 CHANGES = plans(["gone", "renamed", "swapped", "type", "shape", "value", "text"])
-DAMAGES = plans(["flip", "fill", "cut", "insert", "remove"])
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def soon(seconds: int = 10) -> Iterator[None]:
-    """Fail what hangs."""
-
-    def late(*_: object) -> None:
-        raise AssertionError(f"still at work after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(path: Path, read: Callable[[Path], PtychoArrays] = read_scan) -> PtychoArrays | str:

@@ -19,7 +19,7 @@ from ptycho.errors import InputError
 from study.divergence import Outcome
 from study.engines import Job
 from study.local_engine import LocalEngine
-from study.ray_engine import RayEngine, import_ray
+from study.ray_engine import RayEngine, connect, import_ray
 from study.ray_node import SCRATCH, fetch, moved, put_back, take_away
 
 pytestmark = [
@@ -154,6 +154,13 @@ def test_a_run_that_no_node_can_take_is_refused(engine: RayEngine, monkeypatch: 
     monkeypatch.setattr(engine, "threads", 1000)
     with pytest.raises(InputError, match=r"no node of .* has 1000 CPUs and 0 GPUs for one run; allowed"):
         list(engine.run([Job("x", abs, (-1,))]))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999"])
+def test_an_address_without_a_cluster_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match=f"ray_address: '{address}' .*; allowed: local, auto, HOST:PORT") as caught:
+        connect(address, 1)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

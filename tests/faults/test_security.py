@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -19,9 +20,12 @@ import numpy as np
 import pytest
 
 from ptycho.cache import cached_grid_lines, load_split
-from ptycho.config.config import DataConfig
+from ptycho.config.config import DataConfig, ScanConfig
 from ptycho.errors import InputError
 from ptycho.readers import read_scan
+from study.slurm_task import read_array
+from study.table import collect
+from tests.faults.test_fuzz_readers import LAYOUTS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
@@ -113,6 +117,39 @@ def test_a_malicious_probe_is_refused_and_does_nothing(tmp_path: Path, form: str
     path.write_bytes(forms(mark)[form])
     with pytest.raises(InputError, match=r"probe\.npz"):
         cached_grid_lines(DataConfig(object_size=48, n_lines=5, probe=str(path)), 16, 1, 0, tmp_path / "cache")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("form", forms(Path()))
+@pytest.mark.parametrize("place", ["scan_positions", "scan_probe"])
+def test_malicious_positions_and_probes_of_a_scan_are_refused_and_do_nothing(
+    tmp_path: Path, form: str, place: str
+) -> None:
+    scan, path, mark = tmp_path / "scan.h5", tmp_path / f"{place}.npz", tmp_path / "pwned"
+    scan.write_bytes(LAYOUTS["ptychodus"].write(LAYOUTS["ptychodus"].content))
+    path.write_bytes(forms(mark)[form])
+    with pytest.raises(InputError, match=rf"{place}\.npz") as refused:
+        read_scan(scan, settings=ScanConfig(**{place: str(path)}))
+    assert "has no effect" not in str(refused.value)
+    assert not mark.exists()
+
+
+RECORDS = ("study.json", "runs/*/result.json", "runs/*/spec.json", "runs/*/steps.jsonl", "runs/*/evals.jsonl")
+
+
+@pytest.mark.parametrize("name", [*RECORDS, "summary.json", "tracking.json", "runs/*/tracking.json"])
+def test_malicious_records_do_nothing(tmp_path: Path, name: str, write_study_folder: Any) -> None:
+    from study.tracking_notes import load_note, read_object
+
+    out = write_study_folder(tmp_path / "study", {"overload": {"none": (1, 0, 1), "agc": (2, 0, 0)}}, steps=12, side=8)
+    mark, folder = tmp_path / "pwned", next(out.glob("runs/*"))
+    path = (folder if "/" in name else out) / Path(name).name
+    path.write_bytes(pickled(mark))
+    with contextlib.suppress(InputError):
+        collect(out)
+    for read in (read_object, lambda file: load_note(file.parent), read_array):
+        with contextlib.suppress(InputError, OSError):
+            read(path)
     assert not mark.exists()
 
 

@@ -25,7 +25,7 @@ def priced(tmp_path, write_study_json, write_run):
 
     def inner(regime="control", **losses):
         if not (tmp_path / "study.json").exists():
-            write_study_json(tmp_path, ["control", "overload", "search"], ["none", "norm", "agc"])
+            write_study_json(tmp_path, ["control", "overload"], ["none", "norm", "agc"])
         for algorithm, values in losses.items():
             for k, loss in enumerate(values):
                 outcome = "failed" if loss is None else "ok"
@@ -92,12 +92,9 @@ def test_poor_pictures_are_said_to_be_poor(priced):
     assert sum("Pictures are poor in control (" in s for s in decide(good).sentences) == 1
 
 
-def test_a_search_has_no_price(priced, tmp_path):
-    tables = priced(regime="search", none=CONTROL, agc=CONTROL)
-    assert len(prices(tables)) == 1
-    study = json.loads((tmp_path / "study.json").read_text())
-    study["regimes"][2]["evidence"] = False
-    (tmp_path / "study.json").write_text(json.dumps(study))
+def test_a_search_has_no_price(priced, tmp_path, write_study_json):
+    assert len(prices(priced(none=CONTROL, agc=CONTROL))) == 1
+    write_study_json(tmp_path, ["control"], ["none", "agc"], searched=["control"])
     assert prices(collect(tmp_path)) == []
 
 

@@ -11,7 +11,10 @@ import pytest
 
 from study.report import write_report
 
-COUNTS = {"overload": {"none": (0, 1, 7), "agc_unit": (8, 0, 0)}, "rate stress": {"none": (0, 0, 4), "agc": (3, 1, 0)}}
+COUNTS = {
+    "overload": {"none": (0, 1, 7), "norm": (8, 0, 0), "agc_unit": (8, 0, 0)},
+    "rate stress under a name that is longer than a line": {"none": (0, 0, 4), "agc": (3, 1, 0)},
+}
 OVERFLOWING = """() => [...document.querySelectorAll('body *')]
     .filter(e => !e.closest('.scroll, .skip') && e.getBoundingClientRect().right > window.innerWidth + 1)
     .map(e => e.tagName + ': ' + e.textContent.slice(0, 40))"""
@@ -46,6 +49,8 @@ def test_the_page_fits_its_window_and_is_whole(browser: Any, report: Path, width
         assert page.evaluate(OVERFLOWING) == []
         assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.length > 10)")
         assert page.locator("figure").count() == page.locator("figure img[alt]").count() >= 8
+        assert page.locator("#price table").is_visible()
+        assert page.locator("#price figure img").is_visible()
         assert page.said == []
         assert [url for url in page.asked if not url.startswith("data:")] == [report.as_uri()[:80]]
         bright = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -96,7 +101,7 @@ def test_the_skip_link_and_folded_parts_open_by_keyboard(browser: Any, report: P
         assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
         page.keyboard.press("Enter")
         assert page.url.endswith("#verdict")
-        page.locator("summary", has_text="All 24 runs").focus()
+        page.locator("summary", has_text="All 32 runs").focus()
         page.keyboard.press("Enter")
         assert page.locator("#runs tbody tr").last.is_visible()
 

@@ -1,0 +1,133 @@
+"""An array job as Slurm would run it: the script that the study writes, with the number of an element."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ptycho.errors import InputError
+from study.local_engine import LocalEngine
+from study.slurm import SlurmEngine
+from study.slurm_task import is_over, training_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+SAVING = ("--max-steps", "600", "--eval-every", "300", "--checkpoint-every", "5")
+
+
+def handed_over(study: Any, *more: str) -> Path:
+    """The script that the study's command has written."""
+    process = study.start("--engine", "slurm", *more)
+    status, stderr = study.end_of(process)
+    assert status == 0, stderr
+    (script,) = study.out.glob("slurm/*.sh")
+    return script
+
+
+def element(script: Path, number: int, bin: Path | None = None) -> subprocess.Popen[str]:
+    """One element of an array, at work."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLURM_ARRAY_TASK_ID": str(number), "SLURM_JOB_ID": "77"}
+    environment["PATH"] = f"{bin}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_study_through_an_array(toy_study: Any, undisturbed: Any, tmp_path: Path) -> None:
+    study = toy_study(tmp_path, 1)
+    script = handed_over(study)
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    text = script.read_text()
+    assert re.findall(r"^#SBATCH --(\S+)", text, re.MULTILINE) == [
+        *(f"job-name=shootout-{text.partition('shootout-')[2][:8]}", "array=0-1%2", "cpus-per-task=1", "requeue"),
+        *("open-mode=append", f'output="{study.out}/slurm/%A_%a.log"', "signal=B:USR1@120"),
+    ]
+    done = element(script, 1)
+    assert done.wait(300) == 0, done.communicate()[1]
+    ((one, written),) = study.results().items()
+    again = [element(script, number) for number in (1, 0)]
+    assert [process.wait(300) for process in again] == [0, 0]
+    assert study.results()[one] == written, "what had finished was run again"
+    study.finish("--engine", "slurm")
+    found, every = study.numbers(), undisturbed.numbers()  # of more replicates, so that their number is a column
+    expected = every[every["run_id"].isin(found["run_id"])].reset_index(drop=True)[found.columns]
+    pd.testing.assert_frame_equal(found, expected, check_exact=True, check_dtype=False)
+    states = [run.info.status for run in study.stored()]
+    assert states == ["FINISHED"] * 3
+
+
+def test_an_element_that_slurm_ends_goes_on_from_its_checkpoint(
+    toy_study: Any, tmp_path: Path, until: Callable[[Callable[[], object]], None]
+) -> None:
+    study = toy_study(tmp_path / "study", 1)
+    script = handed_over(study, *SAVING)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $@ > {shlex.quote(str(tmp_path / 'asked'))}\n")
+    scontrol.chmod(0o755)
+    process = element(script, 0, tmp_path)
+    until(lambda: list(study.out.glob("runs/*/last.ckpt")) or process.poll() is not None)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(300) == 130, process.communicate()[1]
+    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    (folder,) = study.out.glob("runs/*")
+    begun, before = json.loads((folder / "spec.json").read_text()), (folder / "steps.jsonl").read_text().splitlines()
+    assert not (folder / "result.json").exists()
+    again = element(script, 0)
+    assert again.wait(300) == 0, again.communicate()[1]
+    assert json.loads((folder / "spec.json").read_text()) == begun, "the same attempt"
+    steps = [json.loads(line)["step"] for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert len(before) < len(steps)
+    assert steps == sorted(set(steps))
+    assert not list(study.out.glob("attempts/*"))
+
+
+def test_a_run_that_is_ended_without_a_checkpoint_begins_anew_at_most_twice(toy_study: Any, tmp_path: Path) -> None:
+    study = toy_study(tmp_path, 1)
+    script = handed_over(study)
+    training = json.loads(script.with_suffix(".json").read_text())["trainings"][0]
+    folder = Path(training["folder"])
+    for _ in range(3):  # as left behind by a machine that was lost
+        folder.mkdir(parents=True)
+        (folder / "spec.json").write_text("{}")
+        is_over(study.out, training_of(training))
+    assert json.loads((folder / "result.json").read_text())["outcome"] == "killed"
+    assert len(list(study.out.glob("attempts/*/result.json"))) == 3
+
+
+@pytest.mark.parametrize("number", ["", "2", "-1", "x"])
+def test_a_number_that_no_element_has_is_refused(tmp_path: Path, number: str) -> None:
+    array = {"out": str(tmp_path), "elements": 2, "threads": 1, "time_limit_s": None, "trainings": []}
+    (tmp_path / "array.json").write_text(json.dumps(array))
+    done = subprocess.run(
+        [sys.executable, "-m", "study.slurm_task", tmp_path / "array.json"],
+        cwd=ROOT,
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": number},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: SLURM_ARRAY_TASK_ID: {number!r}; allowed: 0 to 1, as Slurm sets it\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["a\nscancel -u me", 'a"b', "a%j", "a\\b"])
+def test_a_folder_that_would_be_more_than_a_path_in_the_script_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"out: .* cannot stand in a Slurm script"):
+        SlurmEngine(tmp_path / name, None, 1, 0, None, LocalEngine(1, 1, None, {}, ())).__enter__()
