@@ -1,6 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else is set up in .venv.
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -30,8 +31,8 @@ docs: $(STAMP) # the notebooks look at a small study, which is trained if it is 
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers,docs]' --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps timm zclip --constraint constraints.txt # timm as a whole wants torchvision
+	$(BIN)/python -m pip install --quiet --editable '.[test,peers,docs]' --constraint $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --no-deps timm zclip --constraint $(CONSTRAINTS) # timm as a whole wants torchvision
 	touch $@
 
 clean:

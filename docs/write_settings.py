@@ -11,7 +11,7 @@ from ptycho.config.config import TrainingConfig as SharedTrainingConfig
 from ptycho.config.plugins import PluginConfig
 from ptycho.config.settings import allowed_names, allowed_text, annotations_of, flag_of, split_optional
 from ptycho_torch.config_params import TrainingConfig
-from study.settings import OF_THE_DESIGN, StudyConfig
+from study.settings import OF_THE_DESIGN, CommandLine, StudyConfig
 
 PAGE = Path(__file__).with_name("settings.md")
 HEAD = """# Settings
@@ -23,6 +23,7 @@ A preset sets some of them; what is given wins. `off` stands for no value.
 """
 SECTIONS = {
     "The study": StudyConfig,
+    "The command line alone": CommandLine,
     "Plugins": PluginConfig,
     "A real scan": ScanConfig,
     "Faults": FaultConfig,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from ptycho.errors import InputError
+from ptycho.errors import InputError, unknown_name
 
 FINISHED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ON = "everything finished so far is kept, and the same command goes on from here"
@@ -19,11 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, and which knows no abbreviations."""
+    """An argument parser whose complaints are one line, and which knows no abbreviations.
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    Args:
+        short: makes the help that fits a screen; every setting is then explained by ``--help-all``.
+    """
+
+    def __init__(self, *args: object, short: Callable[[], str] | None = None, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.short = short
+        if short is not None:
+            self.add_argument("--help-all", action=_HelpAll, help="show every setting and exit")
+
+    def print_help(self, file: Any = None) -> None:
+        (file or sys.stdout).write(self.format_help() if self.short is None else self.short())
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """A flag with nothing behind its equals sign counts as not given: so MLproject hands on what has no value."""
@@ -32,6 +42,40 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError("".join(c if c.isprintable() else "?" for c in message))
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        sys.stdout.write(parser.format_help())
+        parser.exit()
+
+
+class PrintCompletion(argparse.Action):
+    """Print what a shell has to know to complete a console command's flags."""
+
+    SHELLS = ("bash", "zsh")
+
+    def __init__(self, option_strings: Sequence[str], dest: str, command: str) -> None:
+        about = "print the shell's completion of this command and exit"
+        super().__init__(option_strings, argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="SHELL", help=about)
+        self.command = command
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, _: object = None) -> NoReturn:
+        if values not in self.SHELLS:
+            raise unknown_name("print-completion", values, self.SHELLS)
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            raise InputError("print-completion: shtab is not installed; allowed after pip install shtab") from None
+        parser.prog = self.command
+        for action in parser._actions:
+            if isinstance(action.metavar, str) and action.metavar.startswith("{"):
+                action.choices = action.metavar[1:-1].split(",")
+        sys.stdout.write(shtab.complete(parser, values))
+        parser.exit()
 
 
 def run_command(main: Callable[[], int]) -> int:

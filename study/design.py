@@ -108,6 +108,11 @@ class Finished(NamedTuple):
     loss: float
 
 
+def one_round(design: Design, overrides: Mapping[str, Any], finished: Sequence[Finished]) -> list[RunSpec]:
+    """All runs at once."""
+    return design.specs(overrides)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
     """What a study compares.
@@ -127,7 +132,7 @@ class Design:
     replicates: tuple[int, ...]
     base: Mapping[str, Any]
     factors: tuple[Mapping[str, Any], ...] = ({},)
-    rounds: Rounds = lambda design, overrides, finished: design.specs(overrides)
+    rounds: Rounds = one_round
     searched: tuple[str, ...] = ()
 
     def next_runs(self, overrides: Mapping[str, Any], finished: Sequence[Finished]) -> list[RunSpec]:

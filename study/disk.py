@@ -37,9 +37,13 @@ def require_space(out: Path, specs: Sequence[RunSpec]) -> None:
         )
 
 
+def planned_steps(settings: RunSettings) -> int:
+    """Optimizer steps of a run; where epochs say it, for a simulated scan and roughly."""
+    return settings.max_steps or settings.epochs * -(-_frames(settings) // settings.batch_size)
+
+
 def _run(settings: RunSettings) -> int:
-    steps = settings.max_steps or settings.epochs * -(-_frames(settings) // settings.batch_size)
-    records = BYTES_PER_STEP * steps + BYTES_PER_RUN + BYTES_PER_PIXEL * settings.object_size**2
+    records = BYTES_PER_STEP * planned_steps(settings) + BYTES_PER_RUN + BYTES_PER_PIXEL * settings.object_size**2
     return records + (0 if settings.checkpoint_every is None else _checkpoints(settings))
 
 

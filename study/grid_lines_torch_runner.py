@@ -46,6 +46,7 @@ from study.records import (
 )
 from study.result import eval_columns, identity_row, outcome_row, software_versions, step_columns
 from study.seeds import Seeds, seeds_of
+from study.short_help import short_help
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to load: what trains loads them, a word of help does not
     import lightning as L
@@ -389,11 +390,21 @@ def _train_and_score(cfg: TorchRunnerConfig, folder: Path) -> dict[str, Any]:
     }
 
 
+USAGE = "python -m study.grid_lines_torch_runner --train-npz A --test-npz B --output-dir DIR [SETTING ...]"
+
+
 def build_parser() -> Parser:
     """The command line of one run."""
-    parser = Parser(prog="python -m study.grid_lines_torch_runner", description=__doc__)
+    parser = Parser(prog="python -m study.grid_lines_torch_runner", usage=USAGE, description=__doc__, short=brief)
     add_flags(parser, TorchRunnerConfig)
     return parser
+
+
+def brief() -> str:
+    """The help that fits a screen."""
+    about = "Train once: cached frames in, records and a result out."
+    groups = {"network": ModelConfig, "training": TrainingConfig}
+    return short_help(USAGE, about, (TorchRunnerConfig, FaultConfig, PluginConfig), groups)
 
 
 def main() -> int:

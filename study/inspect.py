@@ -16,10 +16,12 @@ from ptycho.config.config import ScanConfig
 from ptycho.config.settings import add_flags, annotations_of, chosen, flag_of, setting, validate
 from ptycho.errors import InputError
 from study.command import FINISHED, Parser, run_command
+from study.short_help import short_help
 
 if TYPE_CHECKING:  # NumPy is loaded once the flags are known to be good
     from ptycho.readers.overview import Overview
 
+USAGE = "python -m study.inspect FILE [SETTING ...]"
 NUMBERS_SHOWN = 8
 REMEDIES = {"not finite": "; --drop-nan leaves them out"}
 GOOD_OVERLAP = 0.5  # below it, ptychography has little to tie neighbouring frames together
@@ -193,10 +195,16 @@ def save_picture(scan: Overview, asked: str | None) -> Path | None:
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(prog="python -m study.inspect", description=__doc__)
+    parser = Parser(prog="python -m study.inspect", usage=USAGE, description=__doc__, short=brief)
     parser.add_argument("file", metavar="FILE", help="a scan: CXI, NXcxi_ptycho, /dp HDF5, ptyd, or NPZ")
     add_flags(parser, InspectConfig)
     return parser
+
+
+def brief() -> str:
+    """The help that fits a screen."""
+    about = "What is understood of a scan (CXI, NXcxi_ptycho, /dp HDF5, ptyd, NPZ), what looks wrong or is missing, "
+    return short_help(USAGE, f"{about} what to run next. Trains nothing.", (ScanConfig, InspectConfig), {})
 
 
 def command() -> int:

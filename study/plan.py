@@ -40,8 +40,9 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any], command: str) -
     """
     from study.presets import make_design
 
-    if overrides.get("plugin"):
-        overrides = {**overrides, "plugin": load_plugins(overrides["plugin"])}
+    plugins = load_plugins(overrides.get("plugin", ()))  # those of installed packages too
+    if plugins:
+        overrides = {**overrides, "plugin": plugins}
     design = make_design(config)
     if config.preset == "real" or overrides.get("data"):
         overrides = {**overrides, **scan_settings(overrides)}

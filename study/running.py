@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are k
     from study.tracker import Ending, Tracker
 
 STUDY_FILE = "study.json"
+CONFIG_FILE = "study.yaml"
 
 
 def require_writable(out: Path) -> None:
@@ -83,6 +84,7 @@ def run_study(plan: Plan) -> Path:
             study; nothing was trained.
         HandedOverError: the runs wait in the queue of another program; the same command goes on afterwards.
     """
+    from study.config_file import write_config
     from study.disk import require_space
     from study.engines import HandedOverError
     from study.records import write_json
@@ -95,6 +97,7 @@ def run_study(plan: Plan) -> Path:
     tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
     where = tracker.open_study(study).where
     write_json(plan.out / STUDY_FILE, study)
+    write_config(plan.out / CONFIG_FILE, plan.config, plan.overrides)
     try:
         train_rounds(plan, study, tracker, where)
     except BaseException as error:

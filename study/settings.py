@@ -50,6 +50,14 @@ class StudyConfig:
         validate(self)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What only the command line of a study says."""
+
+    config: str | None = setting(None, "YAML file of settings, as a study leaves it in study.yaml; flags win over it")
+    dry_run: bool = setting(False, "Show the runs, the time and the space they will take; train and write nothing")
+
+
 OF_THE_DESIGN = ("seed", "gradient_clip_val", "gradient_clip_algorithm")  # arms and replicates say these
 RUN_FIELDS = tuple(field.name for field in dataclasses.fields(RunSettings) if field.name not in OF_THE_DESIGN)
 STUDY_FIELDS = tuple(field.name for field in dataclasses.fields(StudyConfig))

@@ -142,6 +142,7 @@ def test_modules_and_entry_points_register_too(tmp_path: Path, monkeypatch: pyte
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nanything = an_installed_one\n")
     monkeypatch.syspath_prepend(tmp_path)
+    assert plan(tmp_path, algo=["none", "melt"]).design.arms[1].algorithm == "melt"
     (reference,) = load_plugins(["a_plugin_module"])
     assert reference.startswith("a_plugin_module#sha256=")
     assert {"freeze", "melt"} <= set(ALGORITHMS)

@@ -18,7 +18,7 @@ from ptycho_torch.train_utils import clip_gradients_
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated.*"),
-    pytest.mark.filterwarnings("ignore:.*exists and is not empty.*"),
+    pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint that ended before.*"),
 ]
 STEPS = 8
 RATE = 0.1
@@ -48,9 +48,9 @@ class Line(L.LightningModule):
         return self.optimizer(self.parameters(), lr=RATE)  # type: ignore[call-arg]
 
 
-def batches() -> DataLoader[Any]:
+def batches(different: int = STEPS) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2 * STEPS, 3, generator=generator)
+    x = torch.randn(2 * different, 3, generator=generator).repeat(STEPS // different, 1)
     return DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=2)
 
 
@@ -116,13 +116,13 @@ def test_a_step_left_out_changes_nothing_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["autoclip", "zclip"])
 def test_a_resumed_training_is_the_same_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
     whole = Line()
-    trainer(tmp_path, ClipGradients(algorithm, 2.5)).fit(whole, batches())
+    trainer(tmp_path, ClipGradients(algorithm, 2.5)).fit(whole, batches(1))  # all alike: a Trainer may begin an epoch
     first = trainer(tmp_path, ClipGradients(algorithm, 2.5), max_steps=4)
-    first.fit(Line(), batches())
+    first.fit(Line(), batches(1))
     first.save_checkpoint(tmp_path / "half.ckpt")
     resumed, callback = Line(), ClipGradients(algorithm, 2.5)
     again = trainer(tmp_path, callback)
-    again.fit(resumed, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    again.fit(resumed, batches(1), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert again.global_step == STEPS
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
