@@ -34,6 +34,7 @@ from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from study.command import FINISHED, Parser, run_command
 from study.data import baselines_file
 from study.divergence import DivergenceRule, Outcome
+from study.quality import Quality, compute_metrics
 from study.records import (
     BEST_CHECKPOINT_FILE,
     CHECKPOINT_FILE,
@@ -362,8 +363,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _train_and_score(cfg: TorchRunnerConfig, folder: Path) -> dict[str, Any]:
-    from study.quality import Quality, compute_metrics
-
     splits, seeds = load_splits(cfg), seeds_of(cfg.seed)
     baselines = cached_baselines(cfg, splits)
     trained = run_torch_training(cfg, splits, baselines, seeds, folder)
