@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from study.settings import RunSettings
 
 ATTEMPTS = 3  # of a run that is killed from outside
-LOAD = ("study.grid_lines_torch_runner", "ptycho_torch.checkpoints", "ptycho_torch.model", "study.quality")
-"""What trains and scores: loaded by a worker before its first job, so that no run's time holds it."""
+LOAD = ("study.grid_lines_torch_runner", "ptycho_torch.checkpoints", "ptycho_torch.model")
+"""What trains: loaded by a worker before its first job, so that no run's time holds it."""
 
 
 class Job(NamedTuple):

@@ -34,6 +34,7 @@ from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from study.command import FINISHED, Parser, run_command
 from study.data import baselines_file
 from study.divergence import DivergenceRule, Outcome
+from study.quality import Quality, compute_metrics
 from study.records import (
     BEST_CHECKPOINT_FILE,
     CHECKPOINT_FILE,
@@ -401,8 +402,6 @@ def score_training(
     cfg: TorchRunnerConfig, splits: ScanSplits, baselines: Baselines, trained: Trained
 ) -> dict[str, Any]:
     """Reconstruct and score with a trained network; the columns that a run's result has besides its identity."""
-    from study.quality import Quality, compute_metrics
-
     recorder, realised = trained.recorder, realised_settings(cfg, trained)
     outcome = recorder.rule.outcome()
     quality = Quality.unscored()
