@@ -13,7 +13,7 @@ import collections
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from multiprocessing.connection import wait
 
 import psutil
@@ -72,7 +72,7 @@ class LocalEngine:
             worker.end()
         self._pool = []
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Ended, None, None]:
         """Run jobs in order as workers come free; see :class:`study.engines.Engine`."""
         waiting = collections.deque((job, 1) for job in jobs)  # with the number of the attempt
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -63,11 +64,12 @@ def work(order: Order, files: Mapping[Path, Any]) -> Delivery:
     """
     import ray
 
+    load: Any = ray.get
     root = working_folder(order.root, order.mark)
     if root == order.root:
         return Delivery(run_once(order, order.job))
     for path, reference in files.items():
-        fetch(moved(path, order.root, root), lambda reference=reference: ray.get(reference))  # type: ignore[misc]
+        fetch(moved(path, order.root, root), functools.partial(load, reference))
     job = moved(order.job, order.root, root)
     ended = run_once(order, job)._replace(job=order.job)
     return Delivery(ended, tuple(map(take_away, job.folders)))

@@ -29,7 +29,13 @@ from study.settings import RunSettings
 from study.tracking_uri import worker_environment
 from study.trainings import Training, job_of, settle
 
-KINDS = {"out": str, "elements": int, "threads": int, "time_limit_s": (int, float, type(None)), "trainings": list}
+KINDS: Mapping[str, Any] = {
+    "out": str,
+    "elements": int,
+    "threads": int,
+    "time_limit_s": (int, float, type(None)),
+    "trainings": list,
+}
 NUMBER = "SLURM_ARRAY_TASK_ID"
 
 
