@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.cases import DEFAULT, LEARNING_RATE, TOY, Case
 from benchmarks.command import Effort, run_benchmark
 from benchmarks.tables import Line, Table, goals
@@ -28,6 +30,7 @@ from study.records import RunRecorder
 
 ARMS = (("none", None), ("norm", 1.0), ("value", 0.01), ("agc", 0.01), ("agc_unit", 0.01))  # the default study's
 GOALS = {4: None, 8: None, 16: 2.2}
+VALIDATION = 40  # frames of a validation, as in the default study; there is one in each training
 IN_TURN = len(ARMS)  # runs that stand for K of them: one of each arm
 FOLDER = tempfile.TemporaryDirectory(prefix="benchmark-")
 
@@ -47,7 +50,7 @@ def member(case: Case, number: int, steps: int) -> Member:
     recorder = RunRecorder(Path(tempfile.mkdtemp(dir=FOLDER.name)), DivergenceRule(constant=1.0, mean_patch=1.0))
     model = build_model(case.model, case.probe(), seed=number)
     module = PtychoPINN_Lightning(model, config, case.scale(), steps, recorder)
-    validation = case.arrays().take(range(min(40, case.n_frames)))
+    validation = case.arrays().take(np.arange(min(VALIDATION, case.n_frames)))
     frames = training_loader(case.arrays(), (), case.batch_size, seed=number)
     return Member(module, frames, evaluation_loader(validation, config.infer_batch_size))
 
