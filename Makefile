@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: shootout test check bench docs clean
+.PHONY: shootout test soak check bench docs clean
 
 shootout: $(STAMP)
 	$(BIN)/python -m study.shootout $(ARGS)
@@ -14,13 +14,17 @@ test: ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
+soak: $(STAMP)
+	RANDOM_KILLS=20 $(BIN)/python -m pytest tests/faults/test_deaths_and_disks.py -k "random or nothing or store"
+	$(BIN)/python -m pytest tests/faults/test_postgres.py tests/study/test_tracking.py
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/clipping.py
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: export STUDY = $(CURDIR)/build/study
 docs: export MLFLOW_TRACKING_URI = sqlite:///$(CURDIR)/build/mlflow.db

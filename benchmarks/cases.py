@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptycho.arrays import PtychoArrays
 from ptycho.config.config import ModelConfig
 from ptycho_torch.config_params import TrainingConfig
 from ptycho_torch.losses import LossScale, mae
-from ptycho_torch.model import PtychoPINN, build_model
+from ptycho_torch.model import Prediction, PtychoPINN, build_model
 from ptycho_torch.optimizers import make_optimizer
 from study.presets import SHORT_TRAINING, SMALL_NETWORK
 
@@ -40,6 +41,21 @@ class Case:
         across = np.linspace(-1, 1, self.model.N) ** 2
         return np.exp(-4 * (across[:, None] + across))[np.newaxis].astype(np.complex64)
 
+    def arrays(self) -> PtychoArrays:
+        """The frames as a scan."""
+        positions = np.zeros((self.n_frames, self.model.gridsize**2, 2), np.float32)
+        frames, probe = self.frames().numpy(), self.probe()
+        return PtychoArrays(amplitude=frames, positions_px=positions, probe=probe, photons_per_intensity=1.0)
+
+    def scale(self) -> LossScale:
+        """What the loss is divided by."""
+        return LossScale.of(self.arrays())
+
+    @staticmethod
+    def loss(prediction: Prediction, measured: Tensor, scale: LossScale) -> Tensor:
+        """MAE of amplitudes."""
+        return mae(prediction.intensity, measured, scale).mean()
+
     def build(self) -> PtychoPINN:
         """The package's network with its physics."""
         return build_model(self.model, self.probe(), seed=0)
@@ -50,14 +66,13 @@ class Case:
         Args:
             clipping: makes, from the model, what is called between backward pass and optimizer.
         """
-        model, frames = self.build(), self.frames()
-        scale = LossScale(amplitude=float(frames.mean()), intensity=1.0, photons_per_intensity=1.0)
+        model, frames, scale = self.build(), self.frames(), self.scale()
         optimizer = make_optimizer(model.parameters(), TrainingConfig(learning_rate=LEARNING_RATE))
         clip = clipping(model) if clipping is not None else lambda: None
         while True:
             for numbers in torch.randperm(self.n_frames).split(self.batch_size):
                 measured = frames[numbers]
-                loss = mae(model(measured).intensity, measured, scale).mean()
+                loss = self.loss(model(measured), measured, scale)
                 loss.backward()
                 clip()
                 optimizer.step()

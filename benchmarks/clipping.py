@@ -2,38 +2,33 @@
 
     python -m benchmarks.clipping [--set hybrid_17m] [--rounds 15] [--device cuda]
 
-Only ratios of medians mean anything: the machine may be busy, and every contender runs once in
-every round, in an order drawn anew, on freshly restored gradients that all need clipping. Times are
-those of the one thread (wall-clock with more threads), and device events on an accelerator. ``timm``
-and ``pytorch_optimizer`` take part where they are installed.
+Every contender runs once in every round, on freshly restored gradients that all need clipping, on one thread.
+``timm`` and ``pytorch_optimizer`` take part where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import functools
 import importlib.util
-import random
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import Effort, run_benchmark
+from benchmarks.reference import clip, clip_and_log
+from benchmarks.tables import Line, Table, goals
+from benchmarks.timing import Contender, Measured, Times, clock_for, in_turns, ratio, threads
 from ptycho.config.algorithms import ALGORITHMS
 from ptycho.config.config import ModelConfig
 from ptycho_torch.clipping.norms import as_real
 from ptycho_torch.generators import build_generator
 from ptycho_torch.generators.spectral import SpectralConv2d
 from ptycho_torch.train_utils import ClipReport, GradientClipper
-
-Contender = Callable[[], object]
-Times = dict[str, list[float]]
-
 
 # the tensor sets --------------------------------------------------------------------------------
 
@@ -64,32 +59,10 @@ SETS: dict[str, Callable[[], nn.Module]] = {
     "small_200": small_200,
     "default": default_model,
 }
+ROUNDS = {"hybrid_17m": 9, "small_200": 60, "default": 9}
 
 
 # the contenders ---------------------------------------------------------------------------------
-
-
-def seed_agc(parameters: Sequence[Tensor], clip_factor: float = 0.01, eps: float = 1e-3) -> None:
-    """The loop this project started from: one tensor after the other, with a look at every norm."""
-    for p in parameters:
-        bound = p.data.norm(2).clamp(min=eps) * clip_factor
-        norm = p.grad.data.norm(2)  # type: ignore[union-attr]
-        if norm > bound:
-            p.grad.data.mul_(bound / norm)  # type: ignore[union-attr]
-
-
-def global_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Norm of the tensors' norms."""
-    return torch.stack([p.grad.norm(2) for p in parameters]).norm(2)  # type: ignore[union-attr]
-
-
-def seed_logged(parameters: Sequence[Tensor]) -> None:
-    """Clip and log in the plain way: the norm of each tensor and of all before, clip, the norm of all after."""
-    for p in parameters:
-        float(p.grad.norm(2))  # type: ignore[union-attr]
-    float(global_norm(parameters))
-    seed_agc(parameters)
-    float(global_norm(parameters))
 
 
 def floor(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
@@ -124,8 +97,8 @@ def others(parameters: list[Tensor]) -> dict[str, Contender]:
     flat_weights = [torch.cat([as_real(p.detach()).reshape(-1) for p in parameters])]
     flat_gradients = [torch.randn_like(flat_weights[0])]
     found: dict[str, Contender] = {
-        "seed agc loop": lambda: seed_agc(parameters),
-        "seed agc + norms logged": lambda: seed_logged(parameters),
+        "seed agc loop": lambda: clip(parameters),
+        "seed agc + norms logged": lambda: clip_and_log(parameters),
         "clip_grad_norm_ foreach": lambda: clip_norm(parameters, 1.0, foreach=True),
         "clip_grad_norm_ loop": lambda: clip_norm(parameters, 1.0, foreach=False),
         "floor": lambda: floor(flat_gradients, flat_weights),
@@ -165,40 +138,19 @@ def ours(model: nn.Module) -> dict[str, Contender]:
 # timing -----------------------------------------------------------------------------------------
 
 
-def measure(model: nn.Module, rounds: int) -> Times:
+def time_all(model: nn.Module, rounds: int) -> Times:
     """Milliseconds of every contender, one entry per round."""
     parameters: list[Tensor] = list(model.parameters())
     saved = [torch.randn_like(p) for p in parameters]
     for p in parameters:
         p.grad = torch.empty_like(p)
-    contenders = others(parameters) | ours(model)
-    times: Times = {name: [] for name in contenders}
-    clock = _event_ms if parameters[0].is_cuda else _host_ms
-    for round_ in range(-3, rounds):
-        for name, run in random.sample(list(contenders.items()), len(contenders)):
-            for p, gradient in zip(parameters, saved, strict=True):
-                p.grad.copy_(gradient)  # type: ignore[union-attr]
-            elapsed_ms = clock(run)
-            if round_ >= 0:
-                times[name].append(elapsed_ms)
-    return times
 
+    def restore() -> None:
+        for p, gradient in zip(parameters, saved, strict=True):
+            p.grad.copy_(gradient)  # type: ignore[union-attr]
 
-def _host_ms(run: Contender) -> float:
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    run()
-    return (clock() - start) * 1e3
-
-
-def _event_ms(run: Contender) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+    clock = clock_for(str(parameters[0].device))
+    return in_turns(others(parameters) | ours(model), rounds, clock=clock, before=restore)
 
 
 # the tables -------------------------------------------------------------------------------------
@@ -212,77 +164,76 @@ LARGE: list[Target] = [
     (f"ours {a}", base, text, goal, faster)
     for a in ("agc", "agc_unit")
     for base, text, goal, faster in (
-        ("seed agc loop", "times faster, at least", 20, True),
-        ("timm adaptive_clip_grad", "times faster, at least", 25, True),
-        ("clip_grad_norm_ foreach", "of its time, at most", 0.12, False),
-        ("floor", "of its time, at most", 1.3, False),
+        ("seed agc loop", "times faster", 20, True),
+        ("timm adaptive_clip_grad", "times faster", 25, True),
+        ("clip_grad_norm_ foreach", "part of its time", 0.12, False),
+        ("floor", "part of its time", 1.3, False),
     )
 ]
 LARGE += [
-    (f"ours {a}", "clip_grad_norm_ foreach", "of its time, at most", 0.08, False)
+    (f"ours {a}", "clip_grad_norm_ foreach", "part of its time", 0.08, False)
     for a in ("norm", "autoclip", "zclip", "adagc")
 ]
 LARGE += [
-    ("ours agc, layers too", "seed agc + norms logged", "times faster, at least", 45, True),
-    ("ours agc, record read", "ours agc", "of its time, at most", 1.01, False),
-    ("ours agc_unit, record read", "ours agc_unit", "of its time, at most", 1.01, False),
+    ("ours agc, layers too", "seed agc + norms logged", "times faster", 45, True),
+    ("ours agc, record read", "ours agc", "part of its time", 1.01, False),
+    ("ours agc_unit, record read", "ours agc_unit", "part of its time", 1.01, False),
 ]
 SMALL: list[Target] = [
-    ("ours agc", "clip_grad_norm_ foreach", "of its time, at most", 0.5, False),
-    ("ours agc_unit", "clip_grad_norm_ foreach", "of its time, at most", 1.0, False),
-    ("ours agc, layers too", "seed agc + norms logged", "times faster, at least", 7, True),
-    ("ours agc, record read", "ours agc", "of its time, at most", 1.03, False),
-    ("ours agc_unit, record read", "ours agc_unit", "of its time, at most", 1.03, False),
+    ("ours agc", "clip_grad_norm_ foreach", "part of its time", 0.5, False),
+    ("ours agc_unit", "clip_grad_norm_ foreach", "part of its time", 1.0, False),
+    ("ours agc, layers too", "seed agc + norms logged", "times faster", 7, True),
+    ("ours agc, record read", "ours agc", "part of its time", 1.03, False),
+    ("ours agc_unit, record read", "ours agc_unit", "part of its time", 1.03, False),
 ]
 TARGETS: dict[str, list[Target]] = {"hybrid_17m": LARGE, "small_200": SMALL, "default": []}
 
 
-def table(times: Times) -> str:
-    """Median, spread (half the interquartile range over the median) and the medians' ratios, as Markdown."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    bases = [base for base in BASES if base in medians]
-    head = ["contender", "median ms", "spread", *[f"/ {base}" for base in bases]]
-    rows = [head, ["---"] * len(head)]
+def contenders_table(title: str, times: Times) -> Table:
+    """Median, spread and the ratios to each base, round by round."""
+    bases = [base for base in BASES if base in times]
+    rows = []
     for name, values in times.items():
-        lower, _, upper = statistics.quantiles(values, n=4)
-        spread = f"{(upper - lower) / 2 / medians[name]:.0%}"
-        rows.append([name, f"{medians[name]:.3f}", spread, *[f"{medians[name] / medians[b]:.3f}" for b in bases]])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        own = Measured.of(values)
+        ratios = [f"{ratio(times, name, base).median:.3f}" for base in bases]
+        rows.append([name, f"{own.median:.3f}", f"{own.spread:.0%}", *ratios])
+    columns = ["contender", "median ms", "spread", *[f"/ {base}" for base in bases]]
+    return Table(title=title, columns=columns, rows=rows)
 
 
-def verdicts(times: Times, targets: Sequence[Target]) -> str:
-    """One line for each target: what was reached, what was wanted."""
-    lines = ["| target | goal | reached | |", "| --- | --- | --- | --- |"]
+def verdicts(times: Times, targets: Sequence[Target]) -> list[Line]:
+    """What was reached, and what was wanted."""
+    lines = []
     for name, base, text, goal, faster in targets:
-        if base not in times:
-            continue
-        ratio = statistics.median(times[name]) / statistics.median(times[base])
-        reached = 1 / ratio if faster else ratio
-        met = reached >= goal if faster else reached <= goal
-        lines.append(f"| {name} against {base} | {text} {goal:g} | {reached:.3g} | {'met' if met else 'missed'} |")
-    return "\n".join(lines)
+        if base in times:
+            upper, lower = (base, name) if faster else (name, base)
+            what = f"{name} against {base}: {text}"
+            lines.append(Line(what=what, reached=ratio(times, upper, lower), goal=goal, at_most=not faster))
+    return lines
+
+
+def measure(effort: Effort, sets: Sequence[str] = tuple(SETS), device: str = "cpu") -> Iterator[Table]:
+    """Two tables for each set of tensors: the contenders, and the goals where there are any."""
+    with threads(1):
+        for name in ["small_200"] if effort.toy else sets:
+            torch.manual_seed(0)
+            model = SETS[name]().to(device)
+            count, rounds = sum(p.numel() for p in model.parameters()), effort.rounds_or(ROUNDS[name])
+            times = time_all(model, rounds)
+            title = f"Clipping, {name}: {len(list(model.parameters()))} tensors, {count:,} parameters"
+            yield contenders_table(f"{title}, {device}, {rounds} rounds", times)
+            if TARGETS[name]:
+                yield goals(f"Clipping, {name}: goals", verdicts(times, TARGETS[name]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the sets that were asked for and write the tables to standard output."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure the sets that were asked for."""
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--set", dest="sets", action="append", choices=sorted(SETS), help="tensor set (default: all)")
-    parser.add_argument("--rounds", type=int, default=15, help="timings of each contender (default: 15)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the host (default: 1)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    for name in options.sets or SETS:
-        torch.manual_seed(0)
-        model = copy.deepcopy(SETS[name]()).to(options.device)
-        count = sum(p.numel() for p in model.parameters())
-        times = measure(model, options.rounds)
-        sys.stdout.write(
-            f"\n## {name}: {len(list(model.parameters()))} tensors, {count:,} parameters, {options.device}, "
-            f"{options.threads} thread(s), {options.rounds} rounds, torch {torch.__version__}\n\n"
-            f"{table(times)}\n\n{verdicts(times, TARGETS[name]) if TARGETS[name] else ''}\n"
-        )
-    return 0
+    own, rest = parser.parse_known_args(argv)
+    chosen = functools.partial(measure, sets=own.sets or tuple(SETS), device=own.device)
+    return run_benchmark(chosen, __doc__, rest)
 
 
 if __name__ == "__main__":

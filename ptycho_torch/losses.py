@@ -7,7 +7,7 @@ detector count in neither a loss nor its scale.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ BACKGROUND_PHOTONS = 0.1  # a rate of exactly zero would make one stray photon i
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LossScale:
-    """What the training frames measure on average.
+    """What the training frames measure on average, of one training or of the K members of an ensemble.
 
     Attributes:
         amplitude: mean amplitude per pixel, model units.
@@ -30,9 +30,9 @@ class LossScale:
         mask: (N, N) bool, True where the detector can be believed; None where it can everywhere.
     """
 
-    amplitude: float
-    intensity: float
-    photons_per_intensity: float
+    amplitude: float | Tensor
+    intensity: float | Tensor
+    photons_per_intensity: float | Tensor
     mask: Tensor | None = None
 
     @classmethod
@@ -47,12 +47,23 @@ class LossScale:
             mask=None if train.mask is None else torch.from_numpy(train.mask),
         )
 
+    @classmethod
+    def stack(cls, scales: Sequence[LossScale]) -> LossScale:
+        """The scales of K members, for losses of (B, K, C, N, N)."""
+        masks = [scale.mask for scale in scales if scale.mask is not None]
+        return cls(
+            amplitude=torch.tensor([scale.amplitude for scale in scales]),
+            intensity=torch.tensor([scale.intensity for scale in scales]),
+            photons_per_intensity=torch.tensor([scale.photons_per_intensity for scale in scales])[:, None, None, None],
+            mask=torch.stack(masks)[:, None] if masks else None,
+        )
+
     def frame_means(self, pixels: Tensor) -> Tensor:
         """(B,) means of (B, C, N, N) over the pixels that can be believed; no gradient reaches the others."""
         if self.mask is None:
-            return pixels.mean(dim=(1, 2, 3))
-        mask = self.mask.to(pixels.device)
-        return pixels.where(mask, 0).sum(dim=(1, 2, 3)) / (mask.sum() * pixels.shape[1])
+            return pixels.mean(dim=(-3, -2, -1))
+        mask = self.mask.to(pixels.device).expand(pixels.shape[1:])
+        return pixels.where(mask, 0).sum(dim=(-3, -2, -1)) / mask.sum(dim=(-3, -2, -1))
 
 
 def mae(predicted: Tensor, measured_amplitude: Tensor, scale: LossScale) -> Tensor:

@@ -115,9 +115,10 @@ class PtychoPINN_Lightning(L.LightningModule):
 
     # training -----------------------------------------------------------------------------------
 
-    def on_fit_start(self) -> None:
+    def make_clipper(self) -> GradientClipper:
+        """The configured clipper of the model's gradients."""
         config = self.training_config
-        self.clipper = GradientClipper(
+        return GradientClipper(
             self.model,
             algorithm=config.gradient_clip_algorithm,
             threshold=self.gradient_clip_val,
@@ -125,6 +126,9 @@ class PtychoPINN_Lightning(L.LightningModule):
             skip_last=config.gradient_clip_skip_last,
             nonfinite=config.gradient_clip_nonfinite,
         )
+
+    def on_fit_start(self) -> None:
+        self.clipper = self.make_clipper()
         if self._clipper_state:
             self.clipper.load_state_dict(self._clipper_state)
         flat = [p for group in self.optimizers().param_groups for p in group["params"]]  # type: ignore[union-attr]

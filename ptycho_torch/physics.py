@@ -1,6 +1,7 @@
 """The forward model of far-field ptychography, read as the experiment.
 
-Shape legend: B frames, C stacked neighbours, P probe modes, N pixels a side.
+Shape legend: B frames, C stacked neighbours, P probe modes, N pixels a side. An axis of ensemble members may
+stand between B and C; each member then has a probe of its own, (K, 1, P, N, N).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 def interaction(patches: Tensor, probe: Tensor) -> Tensor:
     """Exit waves (B, C, P, N, N): object patches (B, C, N, N) times each probe mode (P, N, N)."""
-    return patches.unsqueeze(2) * probe
+    return patches.unsqueeze(-3) * probe
 
 
 def propagation(exit_waves: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def propagation(exit_waves: Tensor) -> Tensor:
 def measurement(waves: Tensor) -> Tensor:
     """Intensities (B, C, N, N): probe modes are mutually incoherent, so their intensities add."""
     real = torch.view_as_real(waves)
-    return (real * real).sum(dim=(2, -1))
+    return (real * real).sum(dim=(-4, -1))
 
 
 def diffract(patches: Tensor, probe: Tensor) -> Tensor:

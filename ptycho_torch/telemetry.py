@@ -116,13 +116,17 @@ class StepBuffer:
         """The rows kept since the last flush; empties the buffer."""
         if not self._rows:
             return []
-        table = torch.stack(self._rows).tolist()
-        records = [
-            StepRecord(step=self._first_step + k, learning_rate=rate, **dict(zip(COLUMNS, row, strict=True)))
-            for k, (row, rate) in enumerate(zip(table, self._rates, strict=True))
-        ]
+        records = step_records(self._first_step, torch.stack(self._rows).tolist(), self._rates)
         self._rows, self._rates = [], []
         return records
+
+
+def step_records(first: int, rows: Sequence[Sequence[float]], rates: Sequence[float]) -> list[StepRecord]:
+    """Consecutive steps from step ``first`` on: rows in the order of ``COLUMNS``, and the learning rates."""
+    return [
+        StepRecord(step=first + k, learning_rate=rate, **dict(zip(COLUMNS, row, strict=True)))
+        for k, (row, rate) in enumerate(zip(rows, rates, strict=True))
+    ]
 
 
 class UpdateMeter:

@@ -51,9 +51,11 @@ from study.short_help import short_help
 if TYPE_CHECKING:  # torch and Lightning take seconds to load: what trains loads them, a word of help does not
     import lightning as L
     from torch import Tensor
+    from torch.utils.data import DataLoader
 
     from ptycho_torch.baselines import Baselines
     from ptycho_torch.checkpoints import Progress
+    from ptycho_torch.dataset import PtychoBatch, ResumableLoader
     from ptycho_torch.model import PtychoPINN_Lightning
 
 VALIDATION_FRACTION = 0.1
@@ -68,6 +70,15 @@ class TorchRunnerConfig(TrainingConfig, ModelConfig, FaultConfig, PluginConfig):
     validation_npz: str | None = setting(None, "Cached validation frames; otherwise a tenth of the training frames")
     output_dir: str = setting(help="Folder for records, result and reconstruction")
     stop_failed: bool = setting(True, "End a training once its weights are not finite")
+
+
+class Prepared(NamedTuple):
+    """A training about to start: the module, its training and validation frames, its recorder."""
+
+    module: PtychoPINN_Lightning
+    steps: ResumableLoader
+    validation: DataLoader[PtychoBatch]
+    recorder: RunRecorder
 
 
 class Trained(NamedTuple):
@@ -149,24 +160,26 @@ def dataset_digest(splits: ScanSplits) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
-def run_torch_training(
-    cfg: TorchRunnerConfig, splits: ScanSplits, baselines: Baselines, seeds: Seeds, folder: Path
-) -> Trained:
-    """Train once; records go to ``folder`` as they come.
+def prepare_training(
+    cfg: TorchRunnerConfig,
+    splits: ScanSplits,
+    baselines: Baselines,
+    seeds: Seeds,
+    folder: Path,
+    steps_done: int = 0,
+) -> Prepared:
+    """Everything that a run trains with, made anew from its settings; records go to ``folder`` as they come.
 
     Raises:
         InputError: a network that does not fit the frames, an unknown fault.
     """
-    import torch
-
     from ptycho_torch.dataset import evaluation_loader, training_loader
     from ptycho_torch.losses import LossScale
     from ptycho_torch.model import PtychoPINN_Lightning, build_model
 
     model_config, training = setup_torch_configs(cfg)
     rule = DivergenceRule(constant=baselines.constant, mean_patch=baselines.mean_patch)
-    checkpoint, progress = find_checkpoint(cfg, folder)
-    recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed, steps_done=progress.steps_done)
+    recorder = RunRecorder(folder, rule, stop_failed=cfg.stop_failed, steps_done=steps_done)
     faults = inject(splits.train, [parse_fault(text) for text in cfg.fault], seeds.data)
     steps = training_loader(splits.train, faults, training.batch_size, seeds.order, training.accumulate_grad_batches)
     module = PtychoPINN_Lightning(
@@ -176,9 +189,23 @@ def run_torch_training(
         planned_steps(training, len(steps)),
         recorder,
     )
-    validation = evaluation_loader(splits.validation, training.infer_batch_size)
-    torch.set_num_threads(training.threads)
-    trainer = make_trainer(training, checkpoint_callbacks(cfg, folder, recorder, progress.wall_s))
+    return Prepared(module, steps, evaluation_loader(splits.validation, training.infer_batch_size), recorder)
+
+
+def run_torch_training(
+    cfg: TorchRunnerConfig, splits: ScanSplits, baselines: Baselines, seeds: Seeds, folder: Path
+) -> Trained:
+    """Train once.
+
+    Raises:
+        InputError: a network that does not fit the frames, an unknown fault.
+    """
+    import torch
+
+    checkpoint, progress = find_checkpoint(cfg, folder)
+    module, steps, validation, recorder = prepare_training(cfg, splits, baselines, seeds, folder, progress.steps_done)
+    torch.set_num_threads(cfg.threads)
+    trainer = make_trainer(module.training_config, checkpoint_callbacks(cfg, folder, recorder, progress.wall_s))
     start = time.perf_counter() - progress.wall_s
     trainer.fit(module, steps, validation, ckpt_path=checkpoint, weights_only=True)
     if not recorder.evals or recorder.evals[-1].step != module.steps_done:
@@ -241,6 +268,7 @@ def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ())
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     a_first_step_left_out = "Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`"
     for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*", a_first_step_left_out):
@@ -363,17 +391,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _train_and_score(cfg: TorchRunnerConfig, folder: Path) -> dict[str, Any]:
+    splits = load_splits(cfg)
+    baselines = cached_baselines(cfg, splits)
+    trained = run_torch_training(cfg, splits, baselines, seeds_of(cfg.seed), folder)
+    return score_training(cfg, splits, baselines, trained)
+
+
+def score_training(
+    cfg: TorchRunnerConfig, splits: ScanSplits, baselines: Baselines, trained: Trained
+) -> dict[str, Any]:
+    """Reconstruct and score with a trained network; the columns that a run's result has besides its identity."""
     from study.quality import Quality, compute_metrics
 
-    splits, seeds = load_splits(cfg), seeds_of(cfg.seed)
-    baselines = cached_baselines(cfg, splits)
-    trained = run_torch_training(cfg, splits, baselines, seeds, folder)
     recorder, realised = trained.recorder, realised_settings(cfg, trained)
     outcome = recorder.rule.outcome()
     quality = Quality.unscored()
     if outcome.reason != "nonfinite":
         quality = compute_metrics(functools.partial(run_torch_inference, trained.module), splits)
-        quality.save(folder / RECONSTRUCTION_FILE)
+        quality.save(Path(cfg.output_dir) / RECONSTRUCTION_FILE)
     return {
         "algorithm": realised["gradient_clip_algorithm"],
         "threshold": realised["gradient_clip_val"],

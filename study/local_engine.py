@@ -64,6 +64,7 @@ class LocalEngine:
         return cls(min(workers, most), settings.threads, config.time_limit, worker_environment(), gpus=shared)
 
     def __enter__(self) -> LocalEngine:
+        self._fill(self.workers)  # they load torch all at once, also where the first jobs are few
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,9 +15,10 @@ from study.attempts import record_loss, set_aside, set_aside_unfinished
 from study.data import DataFiles, baselines_file
 from study.design import RunSpec
 from study.engines import Ended, Engine, Job
+from study.ensembles import grouped
 from study.plan import Plan
 from study.records import RESULT_FILE
-from study.worker import execute, prepare_dataset
+from study.worker import execute, execute_together, prepare_dataset
 
 if TYPE_CHECKING:
     from study.progress import StudyProgress
@@ -70,15 +71,21 @@ def dataset_key(spec: RunSpec) -> str:
 def train(
     plan: Plan, todo: Sequence[RunSpec], files: Mapping[str, DataFiles], engine: Engine, progress: StudyProgress
 ) -> None:
-    """Train; a run that takes its process down is recorded like any other."""
+    """Train; a run that takes its process down is recorded like any other, and one that shared it trains again."""
     for spec in todo:
         make_room(plan.out, spec)
     trainings = [
         Training(spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed) for spec in todo
     ]
-    for ended in engine.run([job_of(training) for training in trainings]):
-        for result in settle(plan.out, ended):
-            progress.ended(result)
+    jobs = [job_of(*group) for group in grouped(trainings, plan.config.ensemble)]
+    while jobs:
+        lost: list[Training] = []
+        for ended in engine.run(jobs):
+            for result in settle(plan.out, ended):
+                progress.ended(result)
+            if not ended.again:
+                lost += [t for t in ended.job.arguments if not (t.folder / RESULT_FILE).exists()]
+        jobs = [job_of(training) for training in lost]
 
 
 def make_room(out: Path, spec: RunSpec) -> None:
@@ -100,13 +107,15 @@ def job_of(*trainings: Training) -> Job:
         )
     }
     folders = tuple(training.folder for training in trainings)
-    return Job("+".join(training.spec.run_id for training in trainings), execute, trainings, tuple(reads), folders)
+    key = "+".join(training.spec.run_id for training in trainings)
+    return Job(key, execute if len(trainings) == 1 else execute_together, trainings, tuple(reads), folders)
 
 
 def settle(out: Path, ended: Ended) -> list[dict[str, Any]]:
     """The results that the end of a job brings, each in its run's folder; none for what will be tried again.
 
-    A run that had written its result before its process or its machine was lost has finished.
+    A run that had written its result before its process or its machine was lost has finished. What ends the
+    process of several is the outcome of none of them: those without a result are tried again.
     """
     if ended.outcome is None:
         return list(ended.value)
@@ -116,7 +125,7 @@ def settle(out: Path, ended: Ended) -> list[dict[str, Any]]:
         if path.exists():
             if not ended.again:
                 results.append(json.loads(path.read_text(encoding="utf-8")))
-        elif ended.again:
+        elif ended.again or len(ended.job.arguments) > 1:
             set_aside(out, training.spec, ended.wall_s, ended.message)
         else:
             results.append(record_loss(training.folder, training.spec, ended.outcome, ended.wall_s, ended.message))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho.config.config import FaultConfig, ModelConfig
 from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import project
+from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 from study.attempts import begin
 from study.data import DataFiles, prepare_data
@@ -39,6 +41,38 @@ def execute(*trainings: Training) -> list[dict[str, Any]]:
     One that a killed attempt has finished is not repeated, and one that it left a checkpoint of goes on from there.
     """
     return [_train(training) for training in trainings]
+
+
+def execute_together(*trainings: Training) -> list[dict[str, Any]]:
+    """Train all that have no result yet as one ensemble.
+
+    What stops an ensemble is no run's outcome: each is then trained alone, as all are on a machine with a GPU.
+    """
+    from study.ensemble_runner import run_ensemble
+
+    todo = [training for training in trainings if not (training.folder / RESULT_FILE).exists()]
+    if len(todo) > 1 and not uses_gpu(todo[0].spec.settings.device):
+        for training in todo:
+            begin(training.folder, training.spec)
+        configs = [
+            runner_config(spec, files, folder, stop_failed=stop_failed) for spec, files, folder, stop_failed in todo
+        ]
+        try:
+            run_ensemble(configs, [training.spec.identity() for training in todo])
+        except (InputError, OSError):
+            raise
+        except Exception:  # which member it came from, only trainings alone can tell
+            logging.getLogger(__name__).warning(
+                "an ensemble of %d ended; its runs train alone", len(todo), exc_info=True
+            )
+    return execute(*trainings)
+
+
+def uses_gpu(device: str) -> bool:
+    """Whether a training with this setting runs on a GPU here."""
+    import torch
+
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def _train(training: Training) -> dict[str, Any]:

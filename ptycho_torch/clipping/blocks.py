@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -85,6 +85,22 @@ class Block:
     def scale_views(self, scales: Tensor) -> list[Tensor]:
         """Views of ``scales`` (R,), one for each member, that broadcast against :meth:`real_views`."""
         return list(scales.view(len(self.items), *self._scale_shape).unbind())
+
+
+class Units(Protocol):
+    """What is known of the units of a gradient besides their norms.
+
+    Attributes:
+        owner: (R,) int64, for each unit the place of its parameter.
+        exempt: (R,) bool, units of the final layer.
+        kept: 0-d bool, True.
+        wide: whether a gradient is float64.
+    """
+
+    owner: Tensor
+    exempt: Tensor
+    kept: Tensor
+    wide: bool
 
 
 class Plan:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.errors import InputError, unknown_name
-from ptycho_torch.clipping.blocks import Plan
+from ptycho_torch.clipping.blocks import Plan, Units
 from ptycho_torch.clipping.record import ClipReport
-from ptycho_torch.clipping.rules import RULES, Seen, copied, moved, shapes_of
+from ptycho_torch.clipping.rules import RULES, Rule, Seen, copied, moved, shapes_of
 from ptycho_torch.clipping.units import Clipped, Source, list_parameters
 
 NonFinite = Literal["propagate", "skip"]
@@ -86,39 +86,48 @@ class Clipper:
         """
         plan, gradients = self._current()
         norms, *weights = plan.norms(gradients, *([plan.parameters] if self._rule.weights else [])).unbind()
-        seen = Seen(
-            norms=norms,
-            total=plan.total(norms),
-            weights=weights[0] if weights else None,
-            threshold=self.threshold or 0.0,
-            eps=self.eps,
-            owner=plan.owner,
-        )
-        factors = self._rule.factors(seen, self._state)
-        if self.skip_last:
-            factors = factors.masked_fill(plan.exempt, 1.0)
+        total = plan.total(norms)
+        factors = self.judge(plan, norms, total, weights[0] if weights else None)
         if self._rule.act == "scale":
             plan.multiply_(gradients, factors)
         elif self._rule.act == "clamp":
-            factors = _clamp_(plan, gradients, norms, seen.threshold)
+            factors = _clamp_(plan, gradients, norms, self.threshold or 0.0)
         elif self._rule.act == "change":
-            factors = _change_(plan, gradients, norms, seen.threshold, self._rule.change)
+            factors = _change_(plan, gradients, norms, self.threshold or 0.0, self._rule.change)
+        return self.report(plan, norms, total, factors)
+
+    @property
+    def rule(self) -> Rule:
+        """How the algorithm is carried out."""
+        return self._rule
+
+    def judge(self, units: Units, norms: Tensor, total: Tensor, weights: Tensor | None) -> Tensor:
+        """The factors, 0-d or (R,), for units whose gradient has ``norms`` (R,), all together ``total``."""
+        seen = Seen(
+            norms=norms,
+            total=total,
+            weights=weights,
+            threshold=self.threshold or 0.0,
+            eps=self.eps,
+            owner=units.owner,
+        )
+        factors = self._rule.factors(seen, self._state)
+        return factors.masked_fill(units.exempt, 1.0) if self.skip_last else factors
+
+    def report(self, units: Units, norms: Tensor, total: Tensor, factors: Tensor) -> ClipReport:
+        """What was seen and done; kept for :meth:`layer_norms`."""
+        keep = total.isfinite() if self.nonfinite == "skip" else units.kept
         self._last = ClipReport(
-            norm_before=seen.total,
-            keep=self._keep(plan, seen.total, factors),
+            norm_before=total,
+            keep=keep & (factors > 0) if self._rule.act == "keep" else keep,
             unit_norms=norms,
-            factors=factors if factors.numel() else torch.ones_like(seen.total),
-            owner=plan.owner,
+            factors=factors if factors.numel() else torch.ones_like(total),
+            owner=units.owner,
             n_parameters=len(self.names),
-            wide=plan.wide,
+            wide=units.wide,
             can_skip=self.can_skip,
         )
         return self._last
-
-    def _keep(self, plan: Plan, total: Tensor, factors: Tensor) -> Tensor:
-        """0-d bool, whether the step is to be made."""
-        keep = total.isfinite() if self.nonfinite == "skip" else plan.kept
-        return keep & (factors > 0) if self._rule.act == "keep" else keep
 
     def layer_norms(self) -> dict[str, float]:
         """Each parameter's gradient norm before the last clip, on the host; 0 where it had no gradient."""

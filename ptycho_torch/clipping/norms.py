@@ -1,6 +1,7 @@
 """L2 norms of rows that are exact to 1e-6 and do not overflow before their value does.
 
-Shape legend: R rows, L entries of a row, always real numbers (a complex tensor is viewed as pairs).
+Shape legend: R rows (in one axis or several), L entries of a row, always real numbers (a complex tensor is viewed
+as pairs).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def total_norm(norms: Tensor, wide: bool) -> Tensor:
 
 
 def _norms(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=dtype)
     return norms
 
 
@@ -69,19 +70,19 @@ def _fast_norms(rows: Tensor) -> Tensor:
     """(R,) norms in two stages: within chunks in float32 (float64 for float64 rows), across them in float64."""
     if rows.element_size() < 4:
         rows = rows.float()
-    n_chunks = rows.shape[1] // CHUNK
-    if rows.shape[1] <= CHUNK:
+    n_chunks = rows.shape[-1] // CHUNK
+    if rows.shape[-1] <= CHUNK:
         return _norms(rows, rows.dtype)
     cut = n_chunks * CHUNK
-    chunks = rows[:, :cut].unflatten(1, (n_chunks, CHUNK))  # type: ignore[no-untyped-call]
-    parts = [torch.linalg.vector_norm(chunks, dim=2), _norms(rows[:, cut:], rows.dtype)[:, None]]
-    return _norms(torch.cat(parts, dim=1), torch.float64)
+    chunks = rows[..., :cut].unflatten(-1, (n_chunks, CHUNK))  # type: ignore[no-untyped-call]
+    parts = [torch.linalg.vector_norm(chunks, dim=-1), _norms(rows[..., cut:], rows.dtype)[..., None]]
+    return _norms(torch.cat(parts, dim=-1), torch.float64)
 
 
 def scaled_norms(rows: Tensor) -> Tensor:
     """(R,) float64 norms; each row is first divided by its largest entry, so that no square overflows."""
     rows = rows.double()
-    largest = rows.abs().amax(dim=1)
+    largest = rows.abs().amax(dim=-1)
     usable = largest.isfinite() & (largest > 0)
     divisor = torch.where(usable, largest, 1.0)
-    return torch.where(usable, largest * _norms(rows / divisor[:, None], torch.float64), largest)
+    return torch.where(usable, largest * _norms(rows / divisor[..., None], torch.float64), largest)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptycho_torch.generators.convolutions import GELU, Conv2d, add_gelu, gelu
+from ptycho_torch.generators.convolutions import GELU, Conv2d, add_gelu, channels_first, channels_last, gelu
 from ptycho_torch.generators.spectral import SpectralConv2d
 
 
@@ -30,17 +30,12 @@ class Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *images: Tensor) -> Tensor:
         ctx.channels = [image.shape[-3] for image in images]
-        return torch.cat([_channels_last(image) for image in images], dim=-1).movedim((1, 2), (-2, -1))
+        return channels_first(torch.cat([channels_last(image) for image in images], dim=-1))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        parts = _channels_last(gradient).split(ctx.channels, dim=-1)
-        return tuple(part.contiguous().movedim((1, 2), (-2, -1)) for part in parts)
-
-
-def _channels_last(image: Tensor) -> Tensor:
-    """(B, ..., C, H, W) as (B, H, W, ..., C)."""
-    return image.movedim((-2, -1), (1, 2))
+        parts = channels_last(gradient).split(ctx.channels, dim=-1)
+        return tuple(channels_first(part.contiguous()) for part in parts)
 
 
 def join(*images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,13 +52,17 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) real -> (B, O, H, W) real, both channels-last in memory."""
+        return self.transformed(x, self._mix)
+
+    def transformed(self, x: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        """An image with its low frequencies mixed: ``mix`` takes (B * P, R * M, I * Q) to (R * M, O, B * P)."""
         height, width = x.shape[-2:]
         if (height, width) != (self.size, self.size):
             raise ValueError(f"this layer was built for images of {self.size} px, got {height} x {width}")
         real = self.weight.dtype.to_real()
         with torch.autocast(x.device.type, enabled=False):
             matrices = fourier_matrices(self.size, self.m1, self.m2, real, x.device)
-            y = self._image(self._mix(self._low_frequencies(x.to(real), matrices)), matrices)
+            y = self._image(mix(self._low_frequencies(x.to(real), matrices)), matrices)
         return y.to(x.dtype)
 
     def _low_frequencies(self, x: Tensor, matrices: FourierMatrices) -> Tensor:

@@ -131,3 +131,19 @@ def test_a_number_that_no_element_has_is_refused(tmp_path: Path, number: str) ->
 def test_a_folder_that_would_be_more_than_a_path_in_the_script_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"out: .* cannot stand in a Slurm script"):
         SlurmEngine(tmp_path / name, None, 1, 0, None, LocalEngine(1, 1, None, {}, ())).__enter__()
+
+
+@pytest.mark.parametrize(("said", "queued"), [("77_1 shootout", True), ("", False)])
+def test_a_study_that_slurm_still_has_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, queued: bool
+) -> None:
+    engine = SlurmEngine(tmp_path, None, 1, 0, None, LocalEngine(1, 1, None, {}, ()))
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\n[ "$*" = "--noheader --name {engine.name}" ] && echo "{said}"\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if not queued:
+        engine.__enter__()
+        return
+    with pytest.raises(InputError, match=f"Slurm still has jobs named {engine.name}"):
+        engine.__enter__()

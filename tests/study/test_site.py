@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -18,12 +17,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = [
-    # from inside alembic and MLflow
-    pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 NOTEBOOKS = sorted(path.stem for path in ROOT.glob("notebooks/*.ipynb"))
@@ -63,10 +56,9 @@ def test_a_block_is_run_or_says_why_not(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """A folder with a store, and a ``python`` that makes studies small."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a ``python`` that makes studies small."""
     folder = tmp_path_factory.mktemp("newcomer")
-    shutil.copy(empty_store, folder / "mlflow.db")
     python = folder / "bin" / "python"
     python.parent.mkdir()
     small = f'case "$*" in *study.shootout*smoke*) set -- "$@" {TOY};; esac'

@@ -1,0 +1,190 @@
+"""Ensembles in a study: which runs go together, and that nobody can tell from the outcomes that they did."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ptycho.errors import InputError
+from study.data import DataFiles
+from study.design import RunSpec
+from study.ensembles import OF_A_MEMBER, grouped
+from study.local_engine import LocalEngine
+from study.plan import Plan, make_plan, unfinished
+from study.progress import StudyProgress
+from study.records import RESULT_FILE, SPEC_FILE, STEPS_FILE
+from study.settings import RunSettings, StudyConfig
+from study.tracking_uri import worker_environment
+from study.trainings import Training, prepare_datasets, train
+
+TOY: dict[str, Any] = {
+    **{"N": 16, "object_size": 48, "n_lines": 20, "validation_fraction": 0.2},
+    **{"fno_width": 4, "fno_modes": 3, "fno_blocks": 2, "max_steps": 40, "eval_every": 20},
+}
+NUMBERS = ("val_loss_final", "val_loss_best", "grad_norm_median", "clipped_fraction", "amp_ssim")
+SAME = ("run_id", "algorithm", "threshold", "learning_rate", "outcome", "reason", "failed_at_step", "steps")
+
+
+def training(**changes: Any) -> Training:
+    spec = RunSpec(regime="any", settings=RunSettings(**changes))
+    return Training(spec, DataFiles(*map(Path, "abc")), Path(spec.run_id), True)
+
+
+# which go together
+
+
+def test_groups_hold_every_run_once_and_are_as_even_as_can_be() -> None:
+    runs = [training(seed=k) for k in range(10)]
+    groups = grouped(runs, 4)
+    assert sorted(map(len, groups)) == [3, 3, 4]
+    assert [run for group in groups for run in group] == runs
+    assert [len(group) for group in grouped(runs, 1)] == [1] * 10
+
+
+def test_members_may_differ_in_what_no_step_takes_its_shape_from() -> None:
+    assert set(OF_A_MEMBER) <= {field.name for field in dataclasses.fields(RunSettings)}
+    runs = [
+        training(),
+        training(gradient_clip_algorithm="agc", gradient_clip_val=0.01),
+        training(optimizer="sgd", learning_rate=0.1, scheduler="plateau"),
+        training(fault=("overload:rate=0.1",), log_grad_norm=True),
+    ]
+    assert len(grouped(runs, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"architecture": "fno"}, {"N": 32}, {"batch_size": 8}, {"max_steps": 9}, {"torch_loss_mode": "poisson"}),
+        *({"eval_every": 7}, {"accumulate_grad_batches": 2}, {"threads": 2}, {"nphotons": 1e5}),
+    ],
+    ids=str,
+)
+def test_runs_of_another_shape_do_not_go_together(change: dict[str, Any]) -> None:
+    assert len(grouped([training(), training(**change)], 8)) == 2
+
+
+@pytest.mark.parametrize("alone", [{"checkpoint_every": 5}, {"precision": "bf16-mixed"}, {"device": "cuda"}], ids=str)
+def test_some_runs_have_to_be_alone(alone: dict[str, Any]) -> None:
+    assert len(grouped([training(**alone, seed=k) for k in range(3)], 8)) == 3
+
+
+@pytest.mark.parametrize("other", [{"time_limit": 5.0}, {"engine": "slurm"}], ids=str)
+def test_what_counts_on_a_process_for_each_run_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^ensemble: 4 does not go with .*; allowed: 1"):
+        StudyConfig(ensemble=4, **other)
+
+
+# that outcomes do not depend on it
+
+
+class Toy:
+    """A small study: three algorithms, two replicates, clean frames and some that overflow."""
+
+    def __init__(self, out: Path, ensemble: int) -> None:
+        config = StudyConfig(preset="smoke", regime=("overload",), seeds=2, ensemble=ensemble, out=str(out))
+        self.plan: Plan = make_plan(config, TOY, "")
+        self.engine = LocalEngine(1, 1, None, worker_environment())
+
+    def train(self) -> None:
+        todo = unfinished(self.plan, self.plan.design.next_runs(self.plan.overrides, []))
+        with self.engine as engine, StudyProgress() as progress:
+            train(self.plan, todo, prepare_datasets(self.plan, todo, engine, {}), engine, progress)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        found = [json.loads(p.read_text()) for p in self.plan.out.glob(f"runs/*/{RESULT_FILE}")]
+        return {result["run_id"]: result for result in found}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    toy = Toy(tmp_path_factory.mktemp("alone"), 1)
+    toy.train()
+    return toy
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    toy = Toy(tmp_path_factory.mktemp("together"), 4)
+    toy.train()
+    return toy
+
+
+def assert_same_outcomes(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for run_id, result in found.items():
+        said = {name: expected[run_id][name] for name in SAME}
+        assert {name: result[name] for name in SAME} == said
+        numbers = {name: expected[run_id][name] for name in NUMBERS}
+        assert {name: result[name] for name in NUMBERS} == pytest.approx(numbers, rel=0.02, abs=1e-3, nan_ok=True)
+
+
+def test_a_study_in_ensembles_has_the_outcomes_of_one_without(alone: Toy, together: Toy) -> None:
+    assert_same_outcomes(together.results(), alone.results())
+    assert sorted(r["ensemble_size"] for r in together.results().values()) == [3] * 6
+    assert {r["ensemble_size"] for r in alone.results().values()} == {1}
+
+
+def test_every_member_leaves_the_files_of_a_run(alone: Toy, together: Toy) -> None:
+    for folder in alone.plan.out.glob("runs/*"):
+        other = together.plan.out / "runs" / folder.name
+        assert {path.name for path in other.iterdir()} == {path.name for path in folder.iterdir()}
+        for name in (SPEC_FILE, STEPS_FILE, "evals.jsonl"):
+            assert len((other / name).read_text().splitlines()) == len((folder / name).read_text().splitlines())
+
+
+def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy) -> None:
+    kept, *lost = sorted(together.plan.out.glob(f"runs/*/{RESULT_FILE}"))[:3]
+    before = kept.stat().st_mtime_ns
+    for path in lost:
+        path.unlink()
+    together.train()
+    assert kept.stat().st_mtime_ns == before
+    assert {together.results()[path.parent.name]["ensemble_size"] for path in lost} == {2}
+    assert_same_outcomes(together.results(), alone.results())
+
+
+@pytest.fixture
+def struck() -> Iterator[Any]:
+    """Strike the first worker that has recorded a step, once."""
+    threads = []
+
+    def strike(out: Path, blow: signal.Signals) -> None:
+        def wait_and_strike() -> None:
+            while not any(out.glob(f"runs/*/{STEPS_FILE}")):
+                over.wait(0.01)
+            for child in psutil.Process().children():
+                if "spawn_main" in " ".join(child.cmdline()):
+                    os.kill(child.pid, blow)
+
+        over = threading.Event()
+        threads.append(threading.Thread(target=wait_and_strike))
+        threads[-1].start()
+
+    yield strike
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(("blow", "size"), [(signal.SIGKILL, 3), (signal.SIGSEGV, 1)])
+def test_what_takes_the_process_of_a_group_down_is_the_outcome_of_none(
+    alone: Toy, struck: Any, tmp_path: Path, blow: signal.Signals, size: int
+) -> None:
+    toy = Toy(tmp_path, 4)
+    struck(tmp_path, blow)
+    toy.train()
+    assert_same_outcomes(toy.results(), alone.results())
+    aside = [json.loads(path.read_text()) for path in tmp_path.glob(f"attempts/*/{RESULT_FILE}")]
+    assert len(aside) == 3
+    assert {result["outcome"] for result in aside} == {"killed"}
+    again = {toy.results()[result["run_id"]]["ensemble_size"] for result in aside}
+    assert again == {size}
