@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 USAGE = "python -m study.shootout [SETTING ...]"
 ABOUT = "Train once per regime, clipping algorithm and seed; compare; report. The same command again goes on."
-OWN = (StudyConfig, PluginConfig, CommandLine)
+OWN: tuple[type, ...] = (StudyConfig, PluginConfig, CommandLine)
 
 
-GROUPS = {"data": DataConfig, "network": ModelConfig, "training": TrainingConfig}
+GROUPS: dict[str, type] = {"data": DataConfig, "network": ModelConfig, "training": TrainingConfig}
 
 
 def build_parser() -> Parser:

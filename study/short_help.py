@@ -45,7 +45,7 @@ def short_help(
 
 def own_fields(cls: type) -> list[dataclasses.Field[object]]:
     """The settings that a class declares itself, without those it inherits."""
-    return [field for field in dataclasses.fields(cls) if field.name in vars(cls).get("__annotations__", {})]  # type: ignore[arg-type]
+    return [field for field in dataclasses.fields(cls) if field.name in vars(cls).get("__annotations__", {})]
 
 
 def _setting_lines(field: dataclasses.Field[object], annotation: object, width: int) -> list[str]:
