@@ -17,7 +17,10 @@ from study.design import CONTROL, STUDY_VERSION, Finished, RunSpec
 from study.plan import Plan, unfinished
 
 if TYPE_CHECKING:  # torch, MLflow and pandas are loaded once the settings are known to be good
+    from collections.abc import Sequence
+
     from study.data import DataFiles
+    from study.engines import Engine
     from study.tracker import Ending, Tracker
 
 STUDY_FILE = "study.json"
@@ -92,33 +95,57 @@ def run_study(plan: Plan) -> Path:
     from study.tracking_uri import resolve_tracking_uri
 
     require_writable(plan.out)
-    require_space(plan.out, unfinished(plan, plan.design.next_runs(plan.overrides, [])))
+    first = plan.design.next_runs(plan.overrides, [])
+    require_space(plan.out, unfinished(plan, first))
     study = study_record(plan)
-    tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
-    where = tracker.open_study(study).where
-    write_json(plan.out / STUDY_FILE, study)
-    write_config(plan.out / CONFIG_FILE, plan.config, plan.overrides)
-    try:
-        train_rounds(plan, study, tracker, where)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            sys.stderr.write("stopping: the report is written from what is finished; once more to stop at once\n")
-        goes_on = isinstance(error, (KeyboardInterrupt, HandedOverError))
-        wind_up(plan.out, tracker, "interrupted" if goes_on else "failed")
-        raise
-    else:
-        return conclude(plan.out, tracker, "finished")
-    finally:
-        tracker.close()
+    with contextlib.ExitStack() as stack:
+        engine = start_engine(plan, first, stack)  # its workers load torch while MLflow is loaded here
+        tracker = Tracker(resolve_tracking_uri(plan.config.tracking_uri), plan.config.experiment, plan.out)
+        where = tracker.open_study(study).where
+        write_json(plan.out / STUDY_FILE, study)
+        write_config(plan.out / CONFIG_FILE, plan.config, plan.overrides)
+        try:
+            with stack:
+                train_rounds(plan, study, tracker, where, engine, stack)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                sys.stderr.write("stopping: the report is written from what is finished; once more to stop at once\n")
+            goes_on = isinstance(error, (KeyboardInterrupt, HandedOverError))
+            wind_up(plan.out, tracker, "interrupted" if goes_on else "failed")
+            raise
+        else:
+            return conclude(plan.out, tracker, "finished")
+        finally:
+            tracker.close()
 
 
-def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str) -> None:
+def start_engine(plan: Plan, specs: Sequence[RunSpec], stack: contextlib.ExitStack) -> Engine | None:
+    """The study's engine, which ends with ``stack``; None where none of the runs has to be trained."""
+    from study.engines import make_engine
+
+    if not unfinished(plan, specs):
+        return None
+    return stack.enter_context(make_engine(plan, specs[0].settings, len(specs)))
+
+
+def train_rounds(
+    plan: Plan,
+    study: dict[str, Any],
+    tracker: Tracker,
+    where: str,
+    engine: Engine | None,
+    stack: contextlib.ExitStack,
+) -> None:
     """Train round after round what has no result yet, on the study's engine, and send records as they come.
 
     What has finished decides what comes next, whether it was trained now or before.
+
+    Args:
+        plan, study, tracker: the study, its record, its place in MLflow.
+        where: how that place is seen.
+        engine: the engine, if the first round needed one; a later round starts one in ``stack``.
     """
     from study.disk import require_space
-    from study.engines import make_engine
     from study.progress import StudyProgress
     from study.records import write_json
     from study.shipping import Shipper
@@ -128,8 +155,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
     files: dict[str, DataFiles] = {}
     shipper = Shipper(tracker, plan.out).start()
     try:
-        with StudyProgress() as progress, contextlib.ExitStack() as stack:
-            engine = None
+        with StudyProgress() as progress:
             progress.say(f"MLflow: {where}")
             while specs := plan.design.next_runs(plan.overrides, finished):
                 study["runs"] += [spec.run_id for spec in specs]
@@ -138,8 +164,7 @@ def train_rounds(plan: Plan, study: dict[str, Any], tracker: Tracker, where: str
                 require_space(plan.out, todo)
                 progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
                 progress.expect(len(todo))
-                if todo:
-                    engine = engine or stack.enter_context(make_engine(plan, specs[0].settings, len(specs)))
+                if todo and (engine := engine or start_engine(plan, specs, stack)):
                     files |= prepare_datasets(plan, todo, engine, files)
                     train(plan, todo, files, engine, progress)
                 finished += [ending_of(plan, spec) for spec in specs]

@@ -35,10 +35,11 @@ class Convolution(torch.autograd.Function):
 
 def convolve(x: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, transposed: bool) -> Tensor:
     """(B, I, H, W) -> (B, O, ...) by a layer's weights."""
-    tensors = x, layer.weight, layer.bias
+    assert layer.bias is not None  # as every convolution here has
+    tensors = [x, layer.weight, layer.bias]
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        tensors = tuple(tensor.to(dtype) for tensor in tensors)
+        tensors = [tensor.to(dtype) for tensor in tensors]
     how = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups
     y: Tensor = Convolution.apply(*tensors, how)
     return y
