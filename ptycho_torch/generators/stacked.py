@@ -32,7 +32,7 @@ class _Stacked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K, I, H, W) -> (B, K, O, H, W)."""
-        return self.carry_out(x.flatten(1, 2), x.shape[1]).unflatten(1, (x.shape[1], -1))  # type: ignore[no-untyped-call, no-any-return]
+        return self.carry_out(x.flatten(1, 2), x.shape[1]).unflatten(1, (x.shape[1], -1))
 
     def carry_out(self, x: Tensor, members: int) -> Tensor:
         """(B, K * I, H, W) -> (B, K * O, H, W)."""
@@ -127,7 +127,7 @@ class StackedGenerator(nn.Module):
     def forward(self, amplitude: Tensor) -> Tensor:
         members = amplitude.shape[1]
         images = self.generator.transform(amplitude).flatten(1, 2).clone(memory_format=torch.channels_last)
-        images = images.unflatten(1, (members, -1))  # type: ignore[no-untyped-call]
+        images = images.unflatten(1, (members, -1))
         return cast(Tensor, self.generator.head(self.generator.network(images)))
 
 
