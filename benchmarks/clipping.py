@@ -25,6 +25,7 @@ from benchmarks.tables import Line, Table, goals
 from benchmarks.timing import Contender, Measured, Times, clock_for, in_turns, ratio, threads
 from ptycho.config.algorithms import ALGORITHMS
 from ptycho.config.config import ModelConfig
+from ptycho_torch.clipping import blocks
 from ptycho_torch.clipping.norms import as_real
 from ptycho_torch.generators import build_generator
 from ptycho_torch.generators.spectral import SpectralConv2d
@@ -77,6 +78,25 @@ def floor(gradients: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         flat.mul_(1.0)
 
 
+def bare_calls(parameters: Sequence[Tensor]) -> Contender:
+    """What a rule of two norms cannot do without on small tensors, and nothing else.
+
+    Gradients and weights of one shape are stacked, a norm is taken of each, each gradient is multiplied by a number:
+    no rule, no record, no look at what is finite.
+    """
+    alike: dict[torch.Size, list[Tensor]] = {}
+    for p in parameters:
+        alike.setdefault(p.shape, []).append(p.detach())
+    numbers = list(torch.ones(len(parameters)).unbind())
+
+    def run() -> None:
+        for group in alike.values():
+            torch.linalg.vector_norm(torch.stack(group + group).flatten(1), dim=1)
+        torch._foreach_mul_([p.grad for p in parameters], numbers)
+
+    return run
+
+
 def timm_module() -> ModuleType | None:
     """timm's AGC file by itself: importing timm as a whole would want torchvision."""
     spec = importlib.util.find_spec("timm")
@@ -103,6 +123,8 @@ def others(parameters: list[Tensor]) -> dict[str, Contender]:
         "clip_grad_norm_ loop": lambda: clip_norm(parameters, 1.0, foreach=False),
         "floor": lambda: floor(flat_gradients, flat_weights),
     }
+    if all(p.numel() <= blocks.SMALL for p in parameters):
+        found["bare calls"] = bare_calls(parameters)
     timm = timm_module()
     if timm is not None:
         found["timm adaptive_clip_grad"] = lambda: timm.adaptive_clip_grad(parameters)
