@@ -267,7 +267,8 @@ def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ())
 
     if training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    # nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     a_first_step_left_out = "Detected call of `lr_scheduler.step\\(\\)` before `optimizer.step\\(\\)`"
     for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*", a_first_step_left_out):

@@ -97,10 +97,14 @@ class Units(Protocol):
         wide: whether a gradient is float64.
     """
 
-    owner: Tensor
-    exempt: Tensor
-    kept: Tensor
-    wide: bool
+    @property
+    def owner(self) -> Tensor: ...
+    @property
+    def exempt(self) -> Tensor: ...
+    @property
+    def kept(self) -> Tensor: ...
+    @property
+    def wide(self) -> bool: ...
 
 
 class Plan:

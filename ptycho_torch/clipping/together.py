@@ -64,20 +64,21 @@ class ClippersTogether:
         compared = [weights] if any(clipper.rule.weights for clipper in clippers) else []
         of_units = self._norms(gradients, *compared)
         of_tensors = self._tensor_norms(of_units)
-        found = []
+        seen, factors = [], []
         for k, clipper in enumerate(clippers):
             units, norms = (self._units, of_units) if clipper.rule.per_unit else (self._tensors, of_tensors)
             total = total_norm(norms[k], units.wide)
             own_weights = norms[len(clippers) + k] if clipper.rule.weights else None
-            found.append((units, norms[k], total, clipper.judge(units, norms[k], total, own_weights)))
+            seen.append((units, norms[k], total))
+            factors.append(clipper.judge(units, norms[k], total, own_weights))
         acts = [clipper.rule.act for clipper in clippers]
         if "scale" in acts:
-            self._scale_(gradients, [f if a == "scale" else None for a, (*_, f) in zip(acts, found, strict=True)])
+            self._scale_(gradients, [own if act == "scale" else None for act, own in zip(acts, factors, strict=True)])
         if "clamp" in acts:
             limits = [c.threshold if c.rule.act == "clamp" else None for c in clippers]
             shrunk = self._clamp_(gradients, of_tensors[: len(clippers)], limits)
-            found = [(*seen, shrunk[k] if acts[k] == "clamp" else f) for k, (*seen, f) in enumerate(found)]
-        return [clipper.report(*seen) for clipper, seen in zip(clippers, found, strict=True)]
+            factors = [shrunk[k] if acts[k] == "clamp" else own for k, own in enumerate(factors)]
+        return [c.report(*of, factors=own) for c, of, own in zip(clippers, seen, factors, strict=True)]
 
     def _norms(self, *rows: Tensor) -> Tensor:
         """(n * K, R) norms of the units of n lists of rows (K, P)."""
@@ -99,7 +100,7 @@ class ClippersTogether:
         for row, own in zip(by_unit, factors, strict=True):
             if own is not None:
                 row.copy_(own[self._units.owner] if own.ndim and len(own) == len(self._items) else own)
-        parts = by_unit.split(self._counts, dim=1)
+        parts = by_unit.split(self._counts, dim=1)  # type: ignore[no-untyped-call]
         for item, view, part in zip(self._items, self._views(gradients), parts, strict=True):
             _units_first(view, item).scale_(part)
 

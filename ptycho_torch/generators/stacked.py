@@ -32,7 +32,7 @@ class _Stacked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K, I, H, W) -> (B, K, O, H, W)."""
-        return self.carry_out(x.flatten(1, 2), x.shape[1]).unflatten(1, (x.shape[1], -1))  # type: ignore[no-untyped-call, no-any-return]
+        return self.carry_out(x.flatten(1, 2), x.shape[1]).unflatten(1, (x.shape[1], -1))
 
     def carry_out(self, x: Tensor, members: int) -> Tensor:
         """(B, K * I, H, W) -> (B, K * O, H, W)."""
