@@ -99,13 +99,10 @@ class Units(Protocol):
 
     @property
     def owner(self) -> Tensor: ...
-
     @property
     def exempt(self) -> Tensor: ...
-
     @property
     def kept(self) -> Tensor: ...
-
     @property
     def wide(self) -> bool: ...
 

@@ -31,15 +31,6 @@ class MemberUnits(NamedTuple):
     wide: bool
 
 
-class Judged(NamedTuple):
-    """One member's gradient: its units, their norms (R,), the norm of all, and the factors of its clipper."""
-
-    units: MemberUnits
-    norms: Tensor
-    total: Tensor
-    factors: Tensor
-
-
 class ClippersTogether:
     """Clips the gradients of models of one architecture, each by a clipper of its own.
 
@@ -73,20 +64,21 @@ class ClippersTogether:
         compared = [weights] if any(clipper.rule.weights for clipper in clippers) else []
         of_units = self._norms(gradients, *compared)
         of_tensors = self._tensor_norms(of_units)
-        found = []
+        seen, factors = [], []
         for k, clipper in enumerate(clippers):
             units, norms = (self._units, of_units) if clipper.rule.per_unit else (self._tensors, of_tensors)
             total = total_norm(norms[k], units.wide)
             own_weights = norms[len(clippers) + k] if clipper.rule.weights else None
-            found.append(Judged(units, norms[k], total, clipper.judge(units, norms[k], total, own_weights)))
+            seen.append((units, norms[k], total))
+            factors.append(clipper.judge(units, norms[k], total, own_weights))
         acts = [clipper.rule.act for clipper in clippers]
         if "scale" in acts:
-            self._scale_(gradients, [j.factors if a == "scale" else None for a, j in zip(acts, found, strict=True)])
+            self._scale_(gradients, [own if act == "scale" else None for act, own in zip(acts, factors, strict=True)])
         if "clamp" in acts:
             limits = [c.threshold if c.rule.act == "clamp" else None for c in clippers]
             shrunk = self._clamp_(gradients, of_tensors[: len(clippers)], limits)
-            found = [j._replace(factors=s) if a == "clamp" else j for a, j, s in zip(acts, found, shrunk, strict=True)]
-        return [clipper.report(*judged) for clipper, judged in zip(clippers, found, strict=True)]
+            factors = [shrunk[k] if acts[k] == "clamp" else own for k, own in enumerate(factors)]
+        return [c.report(*of, factors=own) for c, of, own in zip(clippers, seen, factors, strict=True)]
 
     def _norms(self, *rows: Tensor) -> Tensor:
         """(n * K, R) norms of the units of n lists of rows (K, P)."""
