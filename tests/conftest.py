@@ -7,7 +7,7 @@ that of a constant object and its gradient dies, a plateau stays at the mean pat
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +220,21 @@ def _write_study_json() -> Callable[..., None]:
 def default_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four regimes, five algorithms, eight replicates, with the outcomes of the prototype; read-only."""
     return write_study_folder(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture
+def forgotten_afterwards() -> Iterator[None]:
+    """Algorithms, networks and faults that a test registers are gone after it."""
+    from ptycho.config import plugins
+    from ptycho.config.algorithms import ALGORITHMS
+    from ptycho.config.config import ARCHITECTURES
+    from ptycho.fault_kinds import FAULTS
+    from ptycho_torch.clipping.rules import RULES
+    from ptycho_torch.generators import NETWORKS
+
+    tables: list[Any] = [ALGORITHMS, ARCHITECTURES, FAULTS, RULES, NETWORKS, plugins.ORIGINS, plugins._loaded]
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)

@@ -21,6 +21,7 @@ from study.presets import make_design
 from study.settings import RunSettings, StudyConfig
 from study.shootout import build_parser
 
+pytestmark = pytest.mark.usefixtures("forgotten_afterwards")  # examples register what is theirs
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 PAGES = [*sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), *NOTEBOOKS]

@@ -44,7 +44,7 @@ def toy_run(tmp_path: Path) -> Callable[..., TorchRunnerConfig]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
-    with LocalEngine(1, 1, 60.0, ENVIRONMENT, ()) as pool:
+    with LocalEngine(1, 1, 240.0, ENVIRONMENT) as pool:
         yield pool
 
 

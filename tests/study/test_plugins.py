@@ -8,19 +8,14 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ptycho.config import plugins
 from ptycho.config.algorithms import ALGORITHMS
-from ptycho.config.config import ARCHITECTURES
 from ptycho.config.plugins import load_plugins
 from ptycho.errors import InputError
-from ptycho.fault_kinds import FAULTS
-from ptycho_torch.clipping.rules import RULES
-from ptycho_torch.generators import NETWORKS
 from study.plan import Plan, make_plan
 from study.settings import split_settings
 
@@ -53,15 +48,7 @@ def bright(frame, size, rng):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _forgotten_afterwards() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    tables = (ALGORITHMS, ARCHITECTURES, FAULTS, RULES, NETWORKS, plugins.ORIGINS, plugins._loaded)
-    before = [dict(table) for table in tables]  # type: ignore[call-overload]
-    yield
-    for table, kept in zip(tables, before, strict=True):
-        table.clear()  # type: ignore[attr-defined]
-        table.update(kept)  # type: ignore[attr-defined]
+pytestmark = pytest.mark.usefixtures("forgotten_afterwards")
 
 
 def write(path: Path, text: str = PLUGIN) -> str:

@@ -75,7 +75,12 @@ def test_every_layer_of_the_generators_has_output_units(architecture: str) -> No
     config = ModelConfig(architecture=architecture, N=16, fno_width=4, fno_modes=3, fno_blocks=2)  # type: ignore[arg-type]
     model = build_generator(config)
     kinds = {nn.ConvTranspose2d: 1, nn.Conv2d: 0, SpectralConv2d: 0}
-    owners = {f"{path}.weight": kinds[type(m)] for path, m in model.named_modules() if type(m) in kinds}
+    owners = {
+        f"{path}.weight": axis
+        for path, module in model.named_modules()
+        for kind, axis in kinds.items()
+        if isinstance(module, kind)
+    }
     assert owners
     for item in list_parameters(model):
         if item.name.endswith("layerscale") or item.parameter.ndim < 2:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ptycho.config import config as shared
-from ptycho.config.settings import annotations_of, literal_names, split_optional
+from ptycho.config.settings import allowed_names, annotations_of, split_optional
 from ptycho.errors import InputError
 from ptycho_torch import config_bridge
 from ptycho_torch.config_params import TrainingConfig
@@ -19,8 +19,9 @@ def another_value(config: Any, name: str) -> Any:
     """A valid value of a setting other than the one it has."""
     kind, _ = split_optional(annotations_of(type(config))[name])
     value = getattr(config, name)
-    if literal_names(kind):
-        return next(other for other in literal_names(kind) if other != value)
+    (field,) = (field for field in dataclasses.fields(config) if field.name == name)
+    if names := allowed_names(field, kind):
+        return next(other for other in names if other != value)
     if kind is bool:
         return not value
     if typing.get_origin(kind) is tuple:

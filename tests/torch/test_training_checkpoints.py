@@ -26,7 +26,7 @@ RECORDS = ("steps.jsonl", "evals.jsonl", "layer_norms.jsonl")
 TRAIN = """
 import json, sys
 from study.grid_lines_torch_runner import TorchRunnerConfig, run_grid_lines_torch
-run_grid_lines_torch(TorchRunnerConfig(**json.loads(sys.argv[1]) | {"fault": ()}))
+run_grid_lines_torch(TorchRunnerConfig(**json.loads(sys.argv[1]) | {"fault": (), "plugin": ()}))
 """
 RunConfig = Callable[..., TorchRunnerConfig]
 
