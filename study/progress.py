@@ -82,9 +82,7 @@ def rates_table(lines: Sequence[Mapping[str, Any]]) -> Table:
 
 def arms_table(arms: Sequence[Mapping[str, Any]]) -> Table:
     """The arms of a study with their failure counts."""
-    table = _table(
-        ("condition", "arm"), ("ok", "plateau", "failed", "of", "p(fail) 95%", "p vs control", "loss / control 95%")
-    )
+    table = _table(("condition", "arm"), ("ok", "plateau", "failed", "p(fail) 95%", "p", "loss ratio 95%"))
     previous = None
     for arm in arms:
         if previous not in (None, arm["condition"]):
@@ -94,9 +92,9 @@ def arms_table(arms: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             str(arm["condition"]),
             str(arm["label"]),
-            *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed", "n")),
+            *(str(arm[k]) for k in ("n_ok", "n_plateau", "n_failed")),
             _share(arm),
-            "" if p is None or p != p else f"{p:.4f}",
+            "" if p is None or p != p else f"{p:.3f}",
             _loss_ratio(arm),
         )
     return table
@@ -106,7 +104,7 @@ def _loss_ratio(arm: Mapping[str, Any]) -> str:
     """The price in loss with its interval, as far as there are enough pairs of ok runs for either."""
     if arm["loss_ratio"] is None:
         return ""
-    bounds = "" if arm["loss_ratio_low"] is None else f" [{arm['loss_ratio_low']:.2f}, {arm['loss_ratio_high']:.2f}]"
+    bounds = "" if arm["loss_ratio_low"] is None else f" {arm['loss_ratio_low']:.2f}–{arm['loss_ratio_high']:.2f}"
     return f"{arm['loss_ratio']:.2f}{bounds}"
 
 
@@ -120,7 +118,7 @@ def _table(texts: Iterable[str], numbers: Iterable[str]) -> Table:
 
 
 def _share(arm: Mapping[str, Any]) -> str:
-    """The failure probability with its interval; nothing where no run could be judged."""
+    """The interval of the failure probability; nothing where no run could be judged."""
     if arm["p_fail"] is None:
         return ""
-    return f"{arm['p_fail']:.2f} [{arm['p_fail_low']:.2f}, {arm['p_fail_high']:.2f}]"
+    return f"{arm['p_fail_low']:.2f}–{arm['p_fail_high']:.2f}"
