@@ -15,6 +15,14 @@ from hypothesis import strategies as st
 fuzzed = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, which has to be one line."""
+    text = str(error)
+    assert text.strip()
+    assert "\n" not in text
+    return text
+
+
 def damaged(whole: bytes, plan: Sequence[tuple[str, int, int]]) -> bytes:
     """A file's bytes with something overwritten, cut off, put in or left out, from either end on."""
     made = bytearray(whole)

@@ -12,7 +12,7 @@ from ptycho.errors import InputError
 from study.plan import make_plan
 from study.settings import OF_THE_DESIGN, RunSettings, StudyConfig
 from study.shootout import build_parser
-from tests.faults.mutations import fuzzed, soon
+from tests.faults.mutations import fuzzed, one_line, soon
 
 PARSER = build_parser()
 FLAGS = [
@@ -45,10 +45,7 @@ def answer(words: list[str]) -> str | None:
             given = PARSER.parse_args(words)
             make_plan(StudyConfig(**chosen(given, StudyConfig)), chosen(given, RunSettings), "")
     except InputError as error:
-        text = str(error)
-        assert text.strip()
-        assert "\n" not in text
-        return text
+        return one_line(error)
     return None
 
 

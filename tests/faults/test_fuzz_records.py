@@ -17,7 +17,7 @@ from study.slurm_task import read_array, training_of
 from study.summaries import summarise
 from study.table import collect
 from study.verdict import decide
-from tests.faults.mutations import DAMAGES, damaged, fuzzed, quietly, soon
+from tests.faults.mutations import DAMAGES, damaged, fuzzed, one_line, quietly, soon
 
 few = settings(fuzzed, max_examples=20)  # a study takes a tenth of a second
 
@@ -56,10 +56,7 @@ def answer(out: Path, *, page: bool = False) -> str | None:
                 summaries = summarise(tables)
                 decide(tables, summaries)
     except InputError as error:
-        text = str(error)
-        assert text.strip()
-        assert "\n" not in text
-        return text
+        return one_line(error)
     return None
 
 
