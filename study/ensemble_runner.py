@@ -50,5 +50,6 @@ def run_ensemble(configs: Sequence[TorchRunnerConfig], identities: Sequence[Mapp
     for cfg, own, base, run, identity in zip(configs, splits, baselines, runs, identities, strict=True):
         row = score_training(cfg, own, base, Trained(run.module, run.recorder, share_s, own.train.about))
         results.append({**identity_row(identity), **row, "ensemble_size": len(runs)})
-        write_json(Path(cfg.output_dir) / RESULT_FILE, results[-1])
+    for cfg, result in zip(configs, results, strict=True):  # all at once: a group that is cut off is trained whole
+        write_json(Path(cfg.output_dir) / RESULT_FILE, result)
     return results

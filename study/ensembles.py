@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from study.settings import RunSettings
-
-if TYPE_CHECKING:
-    from study.trainings import Training
+from study.design import RunSpec
+from study.gpus import visible_gpus
+from study.settings import RunSettings, StudyConfig
 
 OF_A_MEMBER = (  # settings in which members may differ: none of them decides the shape of a step
     *("seed", "fault", "optimizer", "learning_rate", "momentum", "weight_decay"),
@@ -20,16 +20,44 @@ OF_A_MEMBER = (  # settings in which members may differ: none of them decides th
 )
 
 
-def grouped(trainings: Sequence[Training], most: int) -> list[tuple[Training, ...]]:
-    """Every training once, in groups of at most ``most`` that one process trains together, as even as can be."""
-    alike: dict[str, list[Training]] = {}
-    for training in trainings:
-        alike.setdefault(shape_of(training.spec.settings, training.spec.run_id), []).append(training)
+MOST_IMAGE_NUMBERS = 1 << 18  # in a layer as wide as the first: 1 MiB, what a core's own cache holds
+MOST = 8  # more hardly save any time, and are lost together
+
+
+def grouped(specs: Sequence[RunSpec], config: StudyConfig) -> list[tuple[RunSpec, ...]]:
+    """Every run once, in groups that one process trains together.
+
+    Where the study says nothing, the groups are as large as saves time, as even as can be, and no fewer than keep
+    this machine's cores at work. They hang on the runs and on the machine, not on what has finished or on the
+    number of workers: the last bits of a member's numbers depend on its group.
+    """
+    alike: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        alike.setdefault(shape_of(spec.settings, spec.run_id), []).append(spec)
     groups = []
     for members in alike.values():
-        parts = -(-len(members) // most)
+        settings = members[0].settings
+        if config.ensemble is None:
+            most, at_once = best_size(config, settings), max(1, len(os.sched_getaffinity(0)) // settings.threads)
+        else:
+            most, at_once = config.ensemble, 1
+        parts = min(len(members), at_once * math.ceil(len(members) / (most * at_once)))
         groups += [tuple(members[len(members) * k // parts : len(members) * (k + 1) // parts]) for k in range(parts)]
     return groups
+
+
+def best_size(config: StudyConfig, settings: RunSettings) -> int:
+    """Members of an ensemble that trains faster than they would alone, at most.
+
+    What an ensemble saves is the time of calls, which only small networks notice. A run is alone where it has a time
+    limit of its own, on other machines, whose number nobody knows here, and on a GPU.
+    """
+    if config.time_limit is not None or config.engine != "local":
+        return 1
+    if settings.device != "cpu" and visible_gpus():
+        return 1
+    images = settings.batch_size * settings.fno_width * settings.N**2
+    return max(1, min(MOST, MOST_IMAGE_NUMBERS // images))
 
 
 def shape_of(settings: RunSettings, run_id: str) -> str:

@@ -166,7 +166,7 @@ def train_rounds(
                 progress.expect(len(todo))
                 if todo and (engine := engine or start_engine(plan, specs, stack)):
                     files |= prepare_datasets(plan, todo, engine, files)
-                    train(plan, todo, files, engine, progress)
+                    train(plan, specs, files, engine, progress)
                 finished += [ending_of(plan, spec) for spec in specs]
     finally:
         unsent = shipper.stop()

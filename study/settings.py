@@ -34,7 +34,9 @@ class StudyConfig:
     seed_offset: int = setting(0, "Number of the first replicate", low=0)
     adaptive: bool = setting(False, "Add replicates only while an arm's comparison with the control is open")
     workers: int | None = setting(None, "Trainings at a time; by default what cores, memory and GPUs hold", low=1)
-    ensemble: int = setting(1, "Runs of one shape that one process trains together", low=1)
+    ensemble: int | None = setting(
+        None, "Most runs of one shape that one process trains together; by default as many as make it faster", low=1
+    )
     time_limit: float | None = setting(None, "Longest time for one run", unit="s", above=0)
     gpus_per_run: float = setting(1.0, "Share of a GPU that one run takes, where there are GPUs", above=0)
     engine: Literal["local", "ray", "slurm"] = setting("local", "Where runs execute: here, or on many machines")
@@ -52,7 +54,7 @@ class StudyConfig:
 
     def check_together(self) -> None:
         """Refuse ensembles where each run has a process or a time of its own."""
-        if self.ensemble > 1 and (self.time_limit is not None or self.engine == "slurm"):
+        if (self.ensemble or 1) > 1 and (self.time_limit is not None or self.engine == "slurm"):
             other = "time_limit" if self.time_limit is not None else "engine slurm"
             raise InputError(
                 f"ensemble: {self.ensemble} does not go with {other}; allowed: 1, or the one without the other"

@@ -16,7 +16,7 @@ from study.data import DataFiles, baselines_file
 from study.design import RunSpec
 from study.engines import Ended, Engine, Job
 from study.ensembles import grouped
-from study.plan import Plan
+from study.plan import Plan, unfinished
 from study.records import RESULT_FILE
 from study.worker import execute, execute_together, prepare_dataset
 
@@ -69,15 +69,20 @@ def dataset_key(spec: RunSpec) -> str:
 
 
 def train(
-    plan: Plan, todo: Sequence[RunSpec], files: Mapping[str, DataFiles], engine: Engine, progress: StudyProgress
+    plan: Plan, specs: Sequence[RunSpec], files: Mapping[str, DataFiles], engine: Engine, progress: StudyProgress
 ) -> None:
-    """Train; a run that takes its process down is recorded like any other, and one that shared it trains again."""
+    """Train those of a round's runs that have no result yet.
+
+    A run that takes its process down is recorded like any other, and one that shared it trains again.
+    """
+    todo = {
+        spec: Training(spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed)
+        for spec in unfinished(plan, specs)
+    }
     for spec in todo:
         make_room(plan.out, spec)
-    trainings = [
-        Training(spec, files[dataset_key(spec)], plan.run_folder(spec), plan.config.stop_failed) for spec in todo
-    ]
-    jobs = [job_of(*group) for group in grouped(trainings, plan.config.ensemble)]
+    groups = [[todo[spec] for spec in group if spec in todo] for group in grouped(specs, plan.config)]
+    jobs = [job_of(*group) for group in groups if group]
     while jobs:
         lost: list[Training] = []
         for ended in engine.run(jobs):

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from ptycho.errors import InputError
-from study.data import DataFiles
 from study.design import RunSpec
 from study.ensembles import OF_A_MEMBER, grouped
 from study.local_engine import LocalEngine
@@ -24,7 +23,7 @@ from study.progress import StudyProgress
 from study.records import RESULT_FILE, SPEC_FILE, STEPS_FILE
 from study.settings import RunSettings, StudyConfig
 from study.tracking_uri import worker_environment
-from study.trainings import Training, prepare_datasets, train
+from study.trainings import prepare_datasets, train
 
 TOY: dict[str, Any] = {
     **{"N": 16, "object_size": 48, "n_lines": 20, "validation_fraction": 0.2},
@@ -34,31 +33,34 @@ NUMBERS = ("val_loss_final", "val_loss_best", "grad_norm_median", "clipped_fract
 SAME = ("run_id", "algorithm", "threshold", "learning_rate", "outcome", "reason", "failed_at_step", "steps")
 
 
-def training(**changes: Any) -> Training:
-    spec = RunSpec(regime="any", settings=RunSettings(**changes))
-    return Training(spec, DataFiles(*map(Path, "abc")), Path(spec.run_id), True)
+def run(**changes: Any) -> RunSpec:
+    return RunSpec(regime="any", settings=RunSettings(**changes))
+
+
+def of_at_most(members: int) -> StudyConfig:
+    return StudyConfig(ensemble=members)
 
 
 # which go together
 
 
 def test_groups_hold_every_run_once_and_are_as_even_as_can_be() -> None:
-    runs = [training(seed=k) for k in range(10)]
-    groups = grouped(runs, 4)
+    runs = [run(seed=k) for k in range(10)]
+    groups = grouped(runs, of_at_most(4))
     assert sorted(map(len, groups)) == [3, 3, 4]
     assert [run for group in groups for run in group] == runs
-    assert [len(group) for group in grouped(runs, 1)] == [1] * 10
+    assert [len(group) for group in grouped(runs, of_at_most(1))] == [1] * 10
 
 
 def test_members_may_differ_in_what_no_step_takes_its_shape_from() -> None:
     assert set(OF_A_MEMBER) <= {field.name for field in dataclasses.fields(RunSettings)}
     runs = [
-        training(),
-        training(gradient_clip_algorithm="agc", gradient_clip_val=0.01),
-        training(optimizer="sgd", learning_rate=0.1, scheduler="plateau"),
-        training(fault=("overload:rate=0.1",), log_grad_norm=True),
+        run(),
+        run(gradient_clip_algorithm="agc", gradient_clip_val=0.01),
+        run(optimizer="sgd", learning_rate=0.1, scheduler="plateau"),
+        run(fault=("overload:rate=0.1",), log_grad_norm=True),
     ]
-    assert len(grouped(runs, 8)) == 1
+    assert len(grouped(runs, of_at_most(8))) == 1
 
 
 @pytest.mark.parametrize(
@@ -70,18 +72,57 @@ def test_members_may_differ_in_what_no_step_takes_its_shape_from() -> None:
     ids=str,
 )
 def test_runs_of_another_shape_do_not_go_together(change: dict[str, Any]) -> None:
-    assert len(grouped([training(), training(**change)], 8)) == 2
+    assert len(grouped([run(), run(**change)], of_at_most(8))) == 2
 
 
 @pytest.mark.parametrize("alone", [{"checkpoint_every": 5}, {"precision": "bf16-mixed"}, {"device": "cuda"}], ids=str)
 def test_some_runs_have_to_be_alone(alone: dict[str, Any]) -> None:
-    assert len(grouped([training(**alone, seed=k) for k in range(3)], 8)) == 3
+    assert len(grouped([run(**alone, seed=k) for k in range(3)], of_at_most(8))) == 3
 
 
 @pytest.mark.parametrize("other", [{"time_limit": 5.0}, {"engine": "slurm"}], ids=str)
 def test_what_counts_on_a_process_for_each_run_is_refused(other: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^ensemble: 4 does not go with .*; allowed: 1"):
         StudyConfig(ensemble=4, **other)
+
+
+# how many where the study says nothing
+
+SMALL: dict[str, Any] = {"N": 32, "fno_width": 8, "batch_size": 4}
+
+
+def automatic(*runs: RunSpec, **config: Any) -> list[int]:
+    return [len(group) for group in grouped(runs, StudyConfig(**config))]
+
+
+def test_small_networks_train_together_in_groups_that_keep_every_core_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [run(seed=k, **SMALL) for k in range(40)]
+    for cores, sizes in ((1, [8] * 5), (2, [6, 7, 7] * 2), (8, [5] * 8), (64, [1] * 40)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert automatic(*runs) == sizes
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert automatic(*(run(seed=k, **SMALL, threads=2) for k in range(16))) == [8, 8]
+    assert automatic(*runs[:3]) == [1, 2]
+
+
+def test_groups_do_not_hang_on_the_number_of_workers() -> None:
+    runs = [run(seed=k, **SMALL) for k in range(40)]
+    assert grouped(runs, StudyConfig(workers=1)) == grouped(runs, StudyConfig(workers=3))
+
+
+def test_where_training_together_saves_nothing_each_run_is_alone() -> None:
+    small = [run(seed=k, **SMALL) for k in range(32)]
+    assert max(automatic(*small)) > 1
+    assert set(automatic(*(run(seed=k) for k in range(32)))) == {1}, "the layers of full size"
+    assert set(automatic(*small, time_limit=60.0)) == {1}
+    assert set(automatic(*small, engine="ray")) == {1}
+    assert set(automatic(*small, engine="slurm")) == {1}
+
+
+def test_on_a_gpu_each_run_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert set(automatic(*(run(seed=k, **SMALL) for k in range(32)))) == {1}
+    assert max(automatic(*(run(seed=k, **SMALL, device="cpu") for k in range(32)))) > 1
 
 
 # that outcomes do not depend on it
@@ -96,9 +137,10 @@ class Toy:
         self.engine = LocalEngine(1, 1, None, worker_environment())
 
     def train(self) -> None:
-        todo = unfinished(self.plan, self.plan.design.next_runs(self.plan.overrides, []))
+        specs = self.plan.design.next_runs(self.plan.overrides, [])
+        todo = unfinished(self.plan, specs)
         with self.engine as engine, StudyProgress() as progress:
-            train(self.plan, todo, prepare_datasets(self.plan, todo, engine, {}), engine, progress)
+            train(self.plan, specs, prepare_datasets(self.plan, todo, engine, {}), engine, progress)
 
     def results(self) -> dict[str, dict[str, Any]]:
         found = [json.loads(p.read_text()) for p in self.plan.out.glob(f"runs/*/{RESULT_FILE}")]
