@@ -41,7 +41,7 @@ def grouped(specs: Sequence[RunSpec], config: StudyConfig) -> list[tuple[RunSpec
             most, at_once = best_size(config, settings), max(1, len(os.sched_getaffinity(0)) // settings.threads)
         else:
             most, at_once = config.ensemble, 1
-        parts = min(len(members), at_once * math.ceil(len(members) / (most * at_once)))
+        parts = max(math.ceil(len(members) / most), min(len(members), at_once))
         groups += [tuple(members[len(members) * k // parts : len(members) * (k + 1) // parts]) for k in range(parts)]
     return groups
 
