@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -184,15 +185,16 @@ def test_every_member_leaves_the_files_of_a_run(alone: Toy, together: Toy) -> No
             assert len((other / name).read_text().splitlines()) == len((folder / name).read_text().splitlines())
 
 
-def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy) -> None:
-    kept, *lost = sorted(together.plan.out.glob(f"runs/*/{RESULT_FILE}"))[:3]
+def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy, tmp_path: Path) -> None:
+    toy = Toy(shutil.copytree(together.plan.out, tmp_path / "copy"), 4)
+    kept, *lost = sorted(toy.plan.out.glob(f"runs/*/{RESULT_FILE}"))[:3]
     before = kept.stat().st_mtime_ns
     for path in lost:
         path.unlink()
-    together.train()
+    toy.train()
     assert kept.stat().st_mtime_ns == before
-    assert {together.results()[path.parent.name]["ensemble_size"] for path in lost} == {2}
-    assert_same_outcomes(together.results(), alone.results())
+    assert {toy.results()[path.parent.name]["ensemble_size"] for path in lost} == {2}
+    assert_same_outcomes(toy.results(), alone.results())
 
 
 @pytest.fixture
@@ -219,7 +221,7 @@ def struck() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("blow", "size"), [(signal.SIGKILL, 3), (signal.SIGSEGV, 1)])
 def test_what_takes_the_process_of_a_group_down_is_the_outcome_of_none(
-    alone: Toy, struck: Any, tmp_path: Path, blow: signal.Signals, size: int
+    alone: Toy, together: Toy, struck: Any, tmp_path: Path, blow: signal.Signals, size: int
 ) -> None:
     toy = Toy(tmp_path, 4)
     struck(tmp_path, blow)
@@ -230,3 +232,7 @@ def test_what_takes_the_process_of_a_group_down_is_the_outcome_of_none(
     assert {result["outcome"] for result in aside} == {"killed"}
     again = {toy.results()[result["run_id"]]["ensemble_size"] for result in aside}
     assert again == {size}
+    if blow == signal.SIGKILL:  # the group was trained whole once more
+        expected = together.results()
+        for run_id, result in toy.results().items():
+            assert {name: result[name] for name in NUMBERS} == {name: expected[run_id][name] for name in NUMBERS}
