@@ -36,7 +36,7 @@ FOLDER = tempfile.TemporaryDirectory(prefix="benchmark-")
 
 
 def member(case: Case, number: int, steps: int) -> Member:
-    """One training with records into a folder of its own."""
+    """One training with records into a folder of its own; members differ in arm and initial weights."""
     algorithm, threshold = ARMS[number % len(ARMS)]
     config = TrainingConfig(
         learning_rate=LEARNING_RATE,
@@ -65,6 +65,11 @@ def alone(case: Case, steps: int) -> None:
 def together(case: Case, size: int, steps: int) -> None:
     """An ensemble."""
     EnsembleTrainer([member(case, number, steps) for number in range(size)]).fit()
+
+
+def steps_of_members(case: Case, size: int) -> Iterator[object]:
+    """Steps of an ensemble, without end for as long as anybody asks."""
+    return EnsembleTrainer([member(case, number, 10**6) for number in range(size)]).steps()
 
 
 def compare(case: Case, sizes: tuple[int, ...], rounds: int, steps: int) -> Times:

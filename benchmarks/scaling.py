@@ -2,16 +2,15 @@
 
     python -m benchmarks.scaling [--figure PATH]
 
-The default hybrid with AGC in the bare loop on one thread, one size varied at a time; each point in a process of its
-own. The exponent is the slope of a straight line through the logarithms. Time is that of a step, over all runs and
-members; memory is what the process needs above what it held before the network was there.
+The default hybrid with AGC in the bare loop on one thread, one size varied at a time; an ensemble trains as in a study,
+with records. Each point has a process of its own. The exponent is the slope of a straight line through the logarithms.
+Time is that of a step, over all runs and members; memory is what the process needs above what it held before the
+network was there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import itertools
 import multiprocessing
 import re
@@ -27,6 +26,7 @@ import torch
 
 from benchmarks.cases import DEFAULT, TOY, Case
 from benchmarks.command import Effort, run_benchmark
+from benchmarks.ensemble import steps_of_members
 from benchmarks.step import adaptive
 from benchmarks.tables import Table
 
@@ -64,8 +64,8 @@ def in_turn(case: Case, runs: int) -> Iterator[object]:
 
 
 def curves(case: Case) -> list[Curve]:
-    """The curves; that of ensembles where they are there."""
-    found = [
+    """The curves."""
+    return [
         Curve(
             "parameters (by width)",
             (4, 8, 16, 32, 64),
@@ -80,11 +80,8 @@ def curves(case: Case) -> list[Curve]:
         Curve("modes", (2, 4, 8, 16), lambda n: of_model(case, fno_modes=n).steps(adaptive)),
         Curve("pixels a side", (16, 32, 64, 128), lambda n: of_model(case, N=n).steps(adaptive)),
         Curve("runs, one after the other", (1, 2, 4, 8), lambda n: in_turn(case, n)),
+        Curve("members of an ensemble", (1, 2, 4, 8, 16), lambda n: steps_of_members(case, n)),
     ]
-    if importlib.util.find_spec("benchmarks.ensemble") is not None:
-        steps_of_members = getattr(importlib.import_module("benchmarks.ensemble"), "steps_of_members", None)
-        found += [Curve("members of an ensemble", (1, 2, 4, 8, 16), steps_of_members)] if steps_of_members else []
-    return found
 
 
 def status_mib(name: str) -> float:
@@ -154,7 +151,7 @@ def draw(measured: Mapping[str, Sequence[Point]], path: Path) -> None:
 def measure(effort: Effort) -> Iterator[Table]:
     """The points and the exponents."""
     case = TOY if effort.toy else DEFAULT
-    chosen = [c._replace(sizes=c.sizes[:2]) for c in curves(case)[2:5:2]] if effort.toy else curves(case)
+    chosen = [c._replace(sizes=c.sizes[:2]) for c in curves(case)[2::3]] if effort.toy else curves(case)
     measured = {c.name: [apart(c, size, 0.01 if effort.toy else 1.5) for size in c.sizes] for c in chosen}
     rows = [
         [name, f"{p.size:,.0f}", f"{p.step_ms:.2f}", f"{p.peak_mib:.0f}"]

@@ -191,6 +191,11 @@ class EnsembleTrainer:
 
     def fit(self) -> None:
         """Step until every member has ended."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """Train step by step, at each caller's pace, until every member has ended."""
         while self._running:
             self._step()
             module, config = self._running[0].module, self._running[0].config
@@ -203,6 +208,7 @@ class EnsembleTrainer:
             if ended:
                 self._running = [training for training in self._running if training not in ended]
                 self._models = self._together(self._running) if self._running else self._models
+            yield
 
     def _together(self, trainings: Sequence[_Training]) -> ModelsTogether:
         return ModelsTogether(self._network, self._weights, [training.module for training in trainings])
