@@ -3,8 +3,9 @@
     python -m benchmarks.harness [--rounds 5]
 
 *Per step*: a bare loop (forward, backward, clip, optimizer) on one thread; the same with records written as a study
-writes them; the same step in the Lightning Trainer with records that go nowhere, and with both. What MLflow costs is
-the processor time of sending the records of one run, which the study's driver does beside the trainings, for each step.
+writes them; the same step in the Lightning Trainer with records that go nowhere, and with both; for the default model
+also the step of one of several runs that train together, as in a study. What MLflow costs is the processor time of
+sending the records of one run, which the study's driver does beside the trainings, for each step.
 *A study*: the default preset with one seed (15 of its 120 runs) on two workers, as its user starts it, against half
 the time that the steps it made take in the bare loop. Of its start-up, which does not grow with the number of
 runs, the second ratio is free: it counts from the first step on record to the end of the last run.
@@ -29,6 +30,7 @@ import torch
 
 from benchmarks.cases import DEFAULT, HYBRID_17M, LEARNING_RATE, TOY, Case
 from benchmarks.command import Effort, run_benchmark
+from benchmarks.ensemble import steps_of_members
 from benchmarks.tables import Line, Table, goals
 from benchmarks.timing import Measured, Times, in_turns, ratio, threads, wall_ms
 from ptycho_torch.config_params import TrainingConfig
@@ -38,11 +40,13 @@ from ptycho_torch.optimizers import make_optimizer
 from ptycho_torch.telemetry import NoSink, Sink, StepBuffer, UpdateMeter
 from ptycho_torch.train_utils import GradientClipper
 from study.divergence import DivergenceRule
+from study.ensembles import MOST
 from study.grid_lines_torch_runner import make_trainer
 from study.records import STEPS_FILE, RunRecorder
 from study.tracking_notes import NOTE_FILE
 
 WARM_UP = 2  # steps of a training that are not timed
+TOGETHER = MOST
 
 
 def training_of(case: Case, steps: int) -> TrainingConfig:
@@ -106,17 +110,30 @@ def trainer_ms(case: Case, steps: int, sink: Sink) -> float:
     return (watch.end - watch.start) * 1e3
 
 
-def per_step(case: Case, rounds: int, steps: int) -> Times:
-    """Milliseconds of a step in each way."""
+def per_step(case: Case, rounds: int, steps: int, together: bool) -> Times:
+    """Milliseconds of a step in each way; also of runs that train together, if a study would do so."""
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_ms(case, steps),
         "telemetry": lambda: bare_ms(case, steps, recorder()),
         "Trainer": lambda: trainer_ms(case, steps, NoSink()),
         "both": lambda: trainer_ms(case, steps, recorder()),
     }
+    if together:
+        ways["together"] = lambda: together_ms(case, steps)
     with threads(1):
         times = in_turns(ways, rounds, clock=lambda run: float(run()), warm_up=0)  # type: ignore[arg-type]
     return {name: [value / steps for value in values] for name, values in times.items()}
+
+
+def together_ms(case: Case, steps: int) -> float:
+    """Milliseconds of ``steps`` steps of one of several runs that train together, with records."""
+    ensemble = steps_of_members(case, TOGETHER)
+    for _ in range(WARM_UP):
+        next(ensemble)
+    start = time.thread_time()
+    for _ in range(steps):
+        next(ensemble)
+    return (time.thread_time() - start) * 1e3 / TOGETHER
 
 
 def lines_of(name: str, times: Times, mlflow_ms: float, goal: float | None) -> Iterator[Line]:
@@ -127,6 +144,10 @@ def lines_of(name: str, times: Times, mlflow_ms: float, goal: float | None) -> I
     yield Line(what=f"{name}: MLflow alone", reached=Measured(100 * extra, 0.0), unit="%")
     both = percent(ratio(times, "both", "bare"), extra)
     yield Line(what=f"{name}: all on", reached=both, goal=goal, at_most=True, unit="%")
+    if "together" in times:
+        shared = percent(ratio(times, "together", "bare"), extra)
+        what = f"{name}: {TOGETHER} runs together, telemetry and MLflow"
+        yield Line(what=what, reached=shared, goal=goal, at_most=True, unit="%")
 
 
 def percent(times: Measured, extra: float) -> Measured:
@@ -232,12 +253,12 @@ def measure(effort: Effort) -> Iterator[Table]:
     out = Path(FOLDER.name) / "study"
     seen = watch_study(out, preset)
     mlflow_ms, steps = sending_ms(out), steps_made(out)
-    small = per_step(default, effort.rounds_or(5), 12 if effort.toy else 100)
+    small = per_step(default, effort.rounds_or(5), 12 if effort.toy else 100, together=True)
     bare_s = steps * Measured.of(small["bare"]).median / 1e3
     yield goals("The harness: a study around its trainings", [*study_lines(seen, bare_s)])
     title = "The harness: what a step takes above the bare loop"
     yield goals(f"{title}, default model", [*lines_of("default model", small, mlflow_ms, 5)])
-    big = per_step(large, effort.rounds_or(2), 2)
+    big = per_step(large, effort.rounds_or(2), 2, together=False)
     yield goals(f"{title}, 17 M hybrid", [*lines_of("17 M hybrid", big, mlflow_ms, 1)])
 
 

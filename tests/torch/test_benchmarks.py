@@ -66,11 +66,12 @@ def test_the_byte_counter_leaves_views_out() -> None:
 
 
 def test_the_harness_times_each_part_alone_and_all_together() -> None:
-    times = harness.per_step(harness.TOY, rounds=2, steps=3)
+    times = harness.per_step(harness.TOY, rounds=2, steps=3, together=True)
     lines = {line.what: line for line in harness.lines_of("toy", times, mlflow_ms=0.1, goal=5)}
     parts = ["telemetry alone", "Trainer with telemetry that goes nowhere", "MLflow alone", "all on"]
+    parts.append("8 runs together, telemetry and MLflow")
     assert list(lines) == [f"toy: {part}" for part in parts]
-    assert [line.goal for line in lines.values()] == [None, None, None, 5]
+    assert [line.goal for line in lines.values()] == [None, None, None, 5, 5]
     assert lines["toy: MLflow alone"].reached.median > 0
 
 
