@@ -15,7 +15,7 @@ from ptycho.config.plugins import plugin_digests
 from ptycho.errors import InputError, unknown_name
 from study.settings import RunSettings
 
-STUDY_VERSION = "0.1"  # a change means that numbers are no longer comparable
+STUDY_VERSION = "0.2"  # a change means that numbers are no longer comparable
 CONTROL = "none"  # the algorithm that the others are held against
 
 

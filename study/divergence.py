@@ -18,6 +18,7 @@ Reason = Literal["", "nonfinite", "exploded", "collapsed"]
 EXPLODED_FACTOR = 10.0  # times the constant baseline
 COLLAPSED_FACTOR = 0.999  # of the constant baseline: no better, to the rounding of the loss
 PLATEAU_FACTOR = 0.97  # of the mean-patch baseline
+PLATEAU_WINDOW = 3  # last validations whose median is held against it: one alone may be a spike
 SATURATED_SPREAD = 1e-3  # relative spread of the object amplitude below which the network says one thing
 SPIKE_FACTOR = 5.0  # times the median loss of the steps before
 SPIKE_WINDOW = 20
@@ -74,7 +75,8 @@ class DivergenceRule:
             return Outcome(word="failed", reason="exploded", failed_at_step=self._dead_since())
         if self._dead(loss, spread):
             return Outcome(word="failed", reason="collapsed", failed_at_step=self._dead_since())
-        return Outcome(word="plateau" if loss > PLATEAU_FACTOR * self.mean_patch else "ok")
+        level = statistics.median(loss for _, loss, _ in self.evaluations[-PLATEAU_WINDOW:])
+        return Outcome(word="plateau" if level > PLATEAU_FACTOR * self.mean_patch else "ok")
 
     def _exploded(self, loss: float) -> bool:
         return loss > EXPLODED_FACTOR * self.constant
