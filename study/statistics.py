@@ -6,7 +6,7 @@ interval and plot never mix. Nothing here knows a table, a file or an algorithm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
 LARGEST_SAMPLE = 1000
+PART = 1 << 20  # indices of a bootstrap that are held at once
 FEWEST_FOR_BOOTSTRAP = 5  # the whole range of four values covers a median with less than 90%
 
 
@@ -236,8 +237,8 @@ def interquartile_mean_interval(
     x = np.asarray(values, dtype=float)
     if len(x) < FEWEST_FOR_BOOTSTRAP:
         return Estimate(interquartile_mean(x), float("nan"), float("nan"))
-    picks = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    low, high = np.quantile(_middle_mean(x[picks]), _widened(len(x), level))
+    means = [_middle_mean(x[picks]) for picks in _resampled(len(x), resamples, seed)]
+    low, high = np.quantile(np.concatenate(means), _widened(len(x), level))
     return Estimate(interquartile_mean(x), float(low), float(high))
 
 
@@ -253,10 +254,20 @@ def ratio_of_medians(
     ratio = float(np.median(x) / np.median(y))
     if len(x) < FEWEST_FOR_BOOTSTRAP:
         return Estimate(ratio, nan, nan)
-    picks = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    ratios = np.median(x[picks], axis=1) / np.maximum(np.median(y[picks], axis=1), np.finfo(float).tiny)
-    low, high = np.quantile(ratios, _widened(len(x), level))
+    tiny = np.finfo(float).tiny
+    ratios = [
+        np.median(x[picks], axis=1) / np.maximum(np.median(y[picks], axis=1), tiny)
+        for picks in _resampled(len(x), resamples, seed)
+    ]
+    low, high = np.quantile(np.concatenate(ratios), _widened(len(x), level))
     return Estimate(ratio, float(low), float(high))
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Indices (resamples, n) drawn with replacement, in parts that fit the memory; the parts change no number."""
+    generator, rows = np.random.default_rng(seed), max(1, PART // n)
+    for start in range(0, resamples, rows):
+        yield generator.integers(n, size=(min(rows, resamples - start), n))
 
 
 def _widened(n: int, level: float) -> tuple[float, float]:

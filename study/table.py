@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,14 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names and texts are those of every other one that has them: a study has thousands."""
+    return {sys.intern(name): sys.intern(value) if isinstance(value, str) else value for name, value in pairs}
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_shared)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); allowed: the file as the study wrote it"

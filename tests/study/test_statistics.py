@@ -167,6 +167,13 @@ def test_interquartile_mean_agrees_with_scipy(values):
     assert s.interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25), abs=1e-6)
 
 
+def test_a_bootstrap_in_parts_has_the_same_numbers(monkeypatch):
+    values, control = np.random.default_rng(0).lognormal(size=(2, 23))
+    whole = s.interquartile_mean_interval(values), s.ratio_of_medians(values, control)
+    monkeypatch.setattr(s, "PART", 23 * 7)
+    assert (s.interquartile_mean_interval(values), s.ratio_of_medians(values, control)) == whole
+
+
 def test_interquartile_mean_ignores_one_wild_run_in_eight():
     assert s.interquartile_mean([1, 2, 3, 4, 5, 6, 7, np.inf]) == 4.5
     assert np.isnan(s.interquartile_mean([]))
