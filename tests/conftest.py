@@ -272,11 +272,12 @@ def new_store(empty_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(empty_store, tmp_path / "store.db"))
 
 
+OF_A_STORE = ("MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Call:
+@pytest.fixture(scope="session")
+def call() -> Call:
     """Call a command as ``python -m study.NAME`` does, but in this process, which has loaded already what it needs."""
 
     def run(
@@ -284,9 +285,11 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Call:
     ) -> subprocess.CompletedProcess[str]:
         heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         out, err, status = io.StringIO(), io.StringIO(), 0
-        with monkeypatch.context() as patch, warnings.catch_warnings():
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*found in sys.modules after import", RuntimeWarning)
-            for variable in [variable for variable in os.environ if variable.startswith("MLFLOW_")]:
+            for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):  # as Python itself does
+                warnings.simplefilter("ignore", category)
+            for variable in [variable for variable in os.environ if variable.startswith(OF_A_STORE)]:
                 patch.delenv(variable)
             if store is not None:
                 patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")

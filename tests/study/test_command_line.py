@@ -18,12 +18,7 @@ from study.shootout import build_parser, plan_of
 
 COMMANDS = ("shootout", "grid_lines_torch_runner", "inspect", "report", "sync")
 Run = Callable[..., subprocess.CompletedProcess[str]]
-pytestmark = [
-    # from inside alembic and MLflow
-    pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # from inside MLflow
 
 
 @pytest.fixture
