@@ -6,7 +6,17 @@ that of a constant object and its gradient dies, a plateau stays at the mean pat
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import io
 import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +230,83 @@ def _write_study_json() -> Callable[..., None]:
 def default_study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four regimes, five algorithms, eight replicates, with the outcomes of the prototype; read-only."""
     return write_study_folder(tmp_path_factory.mktemp("study"))
+
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Make a folder that every process of the suite shares: the first to need it makes it, the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = base / f"shared-{name}", base / f"shared-{name}.done"
+        with (base / f"shared-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(made_once: MadeOnce) -> Path:
+    """A store with its schema and nothing in it, to be copied; making one takes seconds."""
+
+    def fill(folder: Path) -> None:
+        code = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+        subprocess.run([sys.executable, "-c", code, f"sqlite:///{folder}/empty.db"], check=True, capture_output=True)
+
+    return made_once("store", fill) / "empty.db"
+
+
+@pytest.fixture
+def new_store(empty_store: Path, tmp_path: Path) -> Path:
+    """A store of the test's own, at ``store.db`` beside its folder's other files."""
+    return Path(shutil.copy(empty_store, tmp_path / "store.db"))
+
+
+OF_A_STORE = ("MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def call() -> Call:
+    """Call a command as ``python -m study.NAME`` does, but in this process, which has loaded already what it needs."""
+
+    def run(
+        name: str, *arguments: str, cwd: Path, store: Path | None = None, columns: int = 80
+    ) -> subprocess.CompletedProcess[str]:
+        heard = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*found in sys.modules after import", RuntimeWarning)
+            for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):  # as Python itself does
+                warnings.simplefilter("ignore", category)
+            for variable in [variable for variable in os.environ if variable.startswith(OF_A_STORE)]:
+                patch.delenv(variable)
+            if store is not None:
+                patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+            patch.setenv("COLUMNS", str(columns))
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", [f"study.{name}", *arguments])
+            try:
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    runpy.run_module(f"study.{name}", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                status = int(end.code or 0)
+            finally:
+                for number, handler in heard.items():
+                    signal.signal(number, handler)
+        return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +29,7 @@ TOY = (
 )
 DEADLINE_S = 240.0
 MAY_VARY = ["wall_s", "git_commit"]
+REPLICATES = 10
 MARK = "STUDY_UNDER_TEST"
 
 
@@ -36,28 +39,43 @@ class ToyStudy:
     Args:
         folder: where both are.
         seeds: replicates; a study has two runs of each.
+        out, store: the folder of its records and its store, if they are elsewhere.
+        empty: a store to begin with where there is none; without it, the study makes its own.
     """
 
-    def __init__(self, folder: Path, seeds: int, out: Path | None = None, store: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, seeds: int, out: Path | None = None, store: Path | None = None, empty: Path | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.seeds, self.mark = folder, seeds, uuid.uuid4().hex
         self.out, self.store = out or folder / "out", store or folder / "store.db"
+        if empty is not None and not self.store.exists():
+            shutil.copy(empty, self.store)
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """The command, at work."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: self.mark}
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{self.store}"
-        command = [sys.executable, "-m", "study.shootout", *TOY, "--seeds", str(self.seeds), "--out", str(self.out)]
         with interruptible():
             return subprocess.Popen(
-                [*command, *more],
+                [sys.executable, "-m", "study.shootout", *self.arguments(*more)],
                 cwd=self.folder,
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
+
+    def arguments(self, *more: str) -> list[str]:
+        """What the command is called with."""
+        return [*TOY, "--seeds", str(self.seeds), "--out", str(self.out), *more]
+
+    def here(self, call: Callable[..., subprocess.CompletedProcess[str]], *more: str) -> str:
+        """The command, to its end, in this process, which has loaded what it needs; its stderr."""
+        done = call("shootout", *self.arguments(*more), cwd=self.folder, store=self.store)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
     def finish(self, *more: str) -> None:
         """The command, to its end."""
@@ -93,6 +111,18 @@ class ToyStudy:
         """The table of runs without what may differ between two studies of the same numbers."""
         return pd.read_csv(self.out / "runs.csv").drop(columns=MAY_VARY)
 
+    def assert_same_numbers(self, whole: ToyStudy) -> None:
+        """That its runs and their steps are those of a study of as many or more replicates, bit for bit."""
+        runs = self.numbers()
+        assert len(runs) == 2 * self.seeds
+        for found, every in ((runs, whole.numbers()), (self.steps(), whole.steps())):
+            expected = every[every["run_id"].isin(set(runs["run_id"]))].reset_index(drop=True)[found.columns]
+            pd.testing.assert_frame_equal(found, expected, check_exact=True, check_dtype=False)
+
+    def steps(self) -> pd.DataFrame:
+        """The table of steps."""
+        return pd.read_parquet(self.out / "steps.parquet")
+
     def stored(self) -> list[Any]:
         """Every MLflow run in the store."""
         from mlflow import MlflowClient
@@ -120,8 +150,9 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture(scope="session")
-def toy_study() -> type[ToyStudy]:
-    return ToyStudy
+def toy_study(empty_store: Path) -> Callable[..., ToyStudy]:
+    """Make a toy study, whose store has its tables unless it is said to be new."""
+    return functools.partial(ToyStudy, empty=empty_store)
 
 
 @pytest.fixture(scope="session", name="until")
@@ -130,11 +161,9 @@ def _until() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ToyStudy:
-    """A study of ten replicates to which nothing happens."""
-    study = ToyStudy(tmp_path_factory.mktemp("undisturbed"), 10)
-    study.finish()
-    return study
+def undisturbed(made_once: Any, toy_study: Callable[..., ToyStudy]) -> ToyStudy:
+    """A study of ten replicates to which nothing happens; all look at one, and none changes it."""
+    return toy_study(made_once("undisturbed", lambda folder: toy_study(folder, REPLICATES).finish()), REPLICATES)
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 Until = Callable[[Callable[[], object]], None]
-KILLS = int(os.environ.get("RANDOM_KILLS", "2"))
+ALONE = ("--workers", "1")  # where a second worker would show nothing more
+KILLS = int(os.environ.get("RANDOM_KILLS", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +55,14 @@ def needs_a_disk(disk: Path) -> None:
         pytest.skip("no disk of its own can be mounted here")
 
 
-def test_a_killed_worker_is_replaced_and_its_training_tried_again(study: Any, until: Until) -> None:
+def test_a_killed_worker_is_replaced_and_its_training_tried_again_and_a_second_start_is_refused(
+    study: Any, until: Until
+) -> None:
     process = study.start()
     study.after_a_run(process)
     for worker in workers_of(process):
         worker.kill()
     until(lambda: list(study.out.glob("attempts/*/result.json")))
-    study.after_a_run(process)
-    process.send_signal(signal.SIGTERM)
-    status, stderr = study.end_of(process)
-    assert (status, "Traceback" in stderr) == (130, False), stderr
-
-
-def test_a_second_start_is_refused(study: Any) -> None:
-    process = study.start()
     study.after_a_run(process)
     process.send_signal(signal.SIGSTOP)  # so that it is still at work, however slow the second one starts
     second = study.start()
@@ -82,7 +77,7 @@ def test_a_second_start_is_refused(study: Any) -> None:
 
 
 def test_ctrl_c_finishes_cleanly(study: Any) -> None:
-    process = study.start()
+    process = study.start(*ALONE)
     study.after_a_run(process)
     process.send_signal(signal.SIGINT)
     status, stderr = study.end_of(process)
@@ -93,7 +88,7 @@ def test_ctrl_c_finishes_cleanly(study: Any) -> None:
 
 
 def test_ctrl_c_twice_ends_now(study: Any) -> None:
-    process = study.start()
+    process = study.start(*ALONE)
     study.after_a_run(process)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
@@ -107,7 +102,7 @@ def test_ctrl_c_twice_ends_now(study: Any) -> None:
 
 def test_a_full_disk_stops_the_study_with_one_line(study: Any, disk: Path) -> None:
     needs_a_disk(disk)
-    process, kept = study.start(), study.results()
+    process, kept = study.start(*ALONE), study.results()
     study.after_a_run(process)
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
@@ -126,7 +121,7 @@ def test_a_full_disk_stops_the_study_with_one_line(study: Any, disk: Path) -> No
 
 def test_a_disk_that_turns_read_only_stops_the_study_with_one_line(study: Any, disk: Path) -> None:
     needs_a_disk(disk)
-    process = study.start()
+    process = study.start(*ALONE)
     study.after_a_run(process)
     # what is open for writing keeps a disk from being remounted, so the study is laid over itself
     subprocess.run(["mount", "--bind", str(study.out), str(study.out)], check=True)
@@ -141,7 +136,7 @@ def test_a_disk_that_turns_read_only_stops_the_study_with_one_line(study: Any, d
 
 
 def test_a_data_file_that_vanishes_stops_the_study_with_one_line(study: Any) -> None:
-    process = study.start()
+    process = study.start(*ALONE)
     study.after_a_run(process)
     for path in (study.out / "data").rglob("*.npz"):
         path.unlink()
@@ -154,7 +149,7 @@ def test_a_data_file_that_vanishes_stops_the_study_with_one_line(study: Any) -> 
 @pytest.mark.parametrize("kill", range(KILLS))
 def test_a_driver_killed_at_a_random_moment(study: Any, kill: int) -> None:
     """``RANDOM_KILLS=20`` makes twenty of them."""
-    process = study.start()
+    process = study.start(*ALONE)
     try:
         process.wait(timeout=random.Random(kill).uniform(0.5, 12.0))
     except subprocess.TimeoutExpired:
@@ -163,16 +158,14 @@ def test_a_driver_killed_at_a_random_moment(study: Any, kill: int) -> None:
     assert status in (0, -signal.SIGKILL)
 
 
-def test_nothing_is_lost_and_nothing_is_doubled(study: Any, undisturbed: Any) -> None:
+def test_nothing_is_lost_and_nothing_is_doubled(study: Any, undisturbed: Any, call: Any) -> None:
     kept = study.results()
-    study.finish()
+    study.here(call)
     assert kept.items() <= study.results().items()
-    pd.testing.assert_frame_equal(study.numbers(), undisturbed.numbers(), check_exact=True)
+    study.assert_same_numbers(undisturbed)
     for name in ("spec.json", "steps.jsonl", "evals.jsonl"):
         assert len(list(study.out.glob(f"runs/*/{name}"))) == 20
-    steps = pd.read_parquet(study.out / "steps.parquet")
-    assert not steps.duplicated(["run_id", "step"]).any()
-    pd.testing.assert_frame_equal(steps, pd.read_parquet(undisturbed.out / "steps.parquet"), check_exact=True)
+    assert not study.steps().duplicated(["run_id", "step"]).any()
 
 
 def test_the_store_has_every_run_once_and_every_killed_attempt(study: Any) -> None:

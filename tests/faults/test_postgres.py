@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "of-the-test"
 
 
@@ -78,7 +76,7 @@ def database() -> Iterator[Database]:
 
 
 def test_a_restarted_database_loses_nothing_and_doubles_nothing(
-    database: Database, tracking_server: Callable[[str], str], toy_study: Any, tmp_path: Path
+    database: Database, tracking_server: Callable[[str], str], toy_study: Any, call: Any, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -89,8 +87,7 @@ def test_a_restarted_database_loses_nothing_and_doubles_nothing(
     database.control("restart")
     status, stderr = study.end_of(process)
     assert status == 0, stderr
-    sync = [sys.executable, "-m", "study.sync", str(study.out)]
-    synced = subprocess.run(sync, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    synced = call("sync", str(study.out), cwd=tmp_path)
     assert synced.stdout == f"{study.out}: everything is sent\n", synced.stderr
 
     client = MlflowClient(uri)

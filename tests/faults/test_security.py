@@ -8,8 +8,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -153,14 +151,13 @@ def test_malicious_records_do_nothing(tmp_path: Path, name: str, write_study_fol
     assert not mark.exists()
 
 
-def test_malicious_reconstructions_do_nothing_to_the_report(tmp_path: Path, undisturbed: Any) -> None:
+def test_malicious_reconstructions_do_nothing_to_the_report(call: Any, tmp_path: Path, undisturbed: Any) -> None:
     out, mark = tmp_path / "study", tmp_path / "pwned"
     shutil.copytree(undisturbed.out, out)
     bad = list(forms(mark).values())
     for k, path in enumerate(sorted(out.glob("runs/*/reconstruction.npz"))):
         path.write_bytes(bad[k % len(bad)])
-    command = [sys.executable, "-m", "study.report", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    done = call("report", str(out), cwd=tmp_path)
     assert done.returncode in (0, 2), done.stderr
     assert "Traceback" not in done.stderr
     assert not mark.exists()
@@ -174,17 +171,15 @@ def test_no_code_unpickles() -> None:
 
 
 def test_credentials_are_shown_nowhere_and_kept_nowhere(
-    tracking_server: Callable[[str], str], toy_study: Any, tmp_path: Path
+    tracking_server: Callable[[str], str], toy_study: Any, call: Any, new_store: Path, tmp_path: Path
 ) -> None:
-    server = tracking_server(f"sqlite:///{tmp_path}/server.db")
+    server = tracking_server(f"sqlite:///{new_store}")
     study = toy_study(tmp_path / "study", 1)
-    process = study.start(f"--tracking-uri=http://me:{SECRET}@{server}")
-    status, stderr = study.end_of(process)
-    assert status == 0, stderr
+    stderr = study.here(call, f"--tracking-uri=http://me:{SECRET}@{server}")
     assert f"http://***@{server}" in stderr
     assert SECRET not in stderr
     places = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert tmp_path / "server.db" in places
+    assert new_store in places
     assert study.out / "report.html" in places
     assert not [path for path in places if SECRET.encode() in path.read_bytes()]
     assert "--tracking-uri=http://***@" in (study.out / "study.json").read_text()

@@ -8,12 +8,10 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from ptycho.errors import InputError
@@ -27,14 +25,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-SAVING = ("--max-steps", "600", "--eval-every", "300", "--checkpoint-every", "5")
+SAVING = ("--max-steps", "300", "--eval-every", "150", "--checkpoint-every", "5")
 
 
-def handed_over(study: Any, *more: str) -> Path:
+def handed_over(study: Any, call: Any, *more: str) -> Path:
     """The script that the study's command has written."""
-    process = study.start("--engine", "slurm", *more)
-    status, stderr = study.end_of(process)
-    assert status == 0, stderr
+    study.here(call, "--engine", "slurm", *more)
     (script,) = study.out.glob("slurm/*.sh")
     return script
 
@@ -48,9 +44,9 @@ def element(script: Path, number: int, bin: Path | None = None) -> subprocess.Po
     )
 
 
-def test_a_study_through_an_array(toy_study: Any, undisturbed: Any, tmp_path: Path) -> None:
+def test_a_study_through_an_array(toy_study: Any, undisturbed: Any, call: Any, tmp_path: Path) -> None:
     study = toy_study(tmp_path, 1)
-    script = handed_over(study)
+    script = handed_over(study, call)
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
     text = script.read_text()
     assert re.findall(r"^#SBATCH --(\S+)", text, re.MULTILINE) == [
@@ -63,19 +59,23 @@ def test_a_study_through_an_array(toy_study: Any, undisturbed: Any, tmp_path: Pa
     again = [element(script, number) for number in (1, 0)]
     assert [process.wait(300) for process in again] == [0, 0]
     assert study.results()[one] == written, "what had finished was run again"
-    study.finish("--engine", "slurm")
-    found, every = study.numbers(), undisturbed.numbers()  # of more replicates, so that their number is a column
-    expected = every[every["run_id"].isin(found["run_id"])].reset_index(drop=True)[found.columns]
-    pd.testing.assert_frame_equal(found, expected, check_exact=True, check_dtype=False)
+    study.here(call, "--engine", "slurm")
+    study.assert_same_numbers(undisturbed)
     states = [run.info.status for run in study.stored()]
     assert states == ["FINISHED"] * 3
 
 
+@pytest.fixture(scope="module")
+def saving(toy_study: Any, call: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A study whose runs save checkpoints, and its script."""
+    study = toy_study(tmp_path_factory.mktemp("saving"), 1)
+    return study, handed_over(study, call, *SAVING)
+
+
 def test_an_element_that_slurm_ends_goes_on_from_its_checkpoint(
-    toy_study: Any, tmp_path: Path, until: Callable[[Callable[[], object]], None]
+    saving: tuple[Any, Path], tmp_path: Path, until: Callable[[Callable[[], object]], None]
 ) -> None:
-    study = toy_study(tmp_path / "study", 1)
-    script = handed_over(study, *SAVING)
+    study, script = saving
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f"#!/bin/sh\necho $@ > {shlex.quote(str(tmp_path / 'asked'))}\n")
     scontrol.chmod(0o755)
@@ -96,10 +96,9 @@ def test_an_element_that_slurm_ends_goes_on_from_its_checkpoint(
     assert not list(study.out.glob("attempts/*"))
 
 
-def test_a_run_that_is_ended_without_a_checkpoint_begins_anew_at_most_twice(toy_study: Any, tmp_path: Path) -> None:
-    study = toy_study(tmp_path, 1)
-    script = handed_over(study)
-    training = json.loads(script.with_suffix(".json").read_text())["trainings"][0]
+def test_a_run_that_is_ended_without_a_checkpoint_begins_anew_at_most_twice(saving: tuple[Any, Path]) -> None:
+    study, script = saving
+    training = json.loads(script.with_suffix(".json").read_text())["trainings"][1]
     folder = Path(training["folder"])
     for _ in range(3):  # as left behind by a machine that was lost
         folder.mkdir(parents=True)
@@ -110,17 +109,13 @@ def test_a_run_that_is_ended_without_a_checkpoint_begins_anew_at_most_twice(toy_
 
 
 @pytest.mark.parametrize("number", ["", "2", "-1", "x"])
-def test_a_number_that_no_element_has_is_refused(tmp_path: Path, number: str) -> None:
+def test_a_number_that_no_element_has_is_refused(
+    call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: str
+) -> None:
     array = {"out": str(tmp_path), "elements": 2, "threads": 1, "time_limit_s": None, "trainings": []}
     (tmp_path / "array.json").write_text(json.dumps(array))
-    done = subprocess.run(
-        [sys.executable, "-m", "study.slurm_task", tmp_path / "array.json"],
-        cwd=ROOT,
-        env={**os.environ, "SLURM_ARRAY_TASK_ID": number},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", number)
+    done = call("slurm_task", "array.json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
         f"error: SLURM_ARRAY_TASK_ID: {number!r}; allowed: 0 to 1, as Slurm sets it\n",

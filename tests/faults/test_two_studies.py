@@ -15,7 +15,7 @@ pytestmark = [
 
 
 def test_two_studies_into_one_store_both_finish(toy_study: Any, tmp_path: Path) -> None:
-    studies = [toy_study(tmp_path / name, 1, store=tmp_path / "store.db") for name in ("a", "b")]
+    studies = [toy_study(tmp_path / name, 1, store=tmp_path / "store.db", empty=None) for name in ("a", "b")]
     processes = [study.start("--workers", "1") for study in studies]
     for study, process in zip(studies, processes, strict=True):
         assert study.end_of(process)[0] == 0, study.stderr

@@ -1,4 +1,4 @@
-"""What the tests of the study share: a browser, an empty tracking store, a tracking server."""
+"""What the tests of the study share: a browser, a tracking server."""
 
 from __future__ import annotations
 
@@ -31,16 +31,6 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
         yield chromium
         chromium.close()
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its schema and nothing in it; making one takes seconds."""
-    from mlflow import MlflowClient
-
-    file = tmp_path_factory.mktemp("store") / "empty.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
 
 
 class Server:

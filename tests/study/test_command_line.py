@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,22 @@ from study.config_file import read_config, write_config
 from study.settings import RUN_FIELDS, STUDY_FIELDS, StudyConfig, split_settings
 from study.shootout import build_parser, plan_of
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("shootout", "grid_lines_torch_runner", "inspect", "report", "sync")
 Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # from inside MLflow
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Call a command in an empty folder."""
+def run(call: Run, tmp_path: Path, empty_store: Path) -> Run:
+    """Call a command in an empty folder, with a store elsewhere."""
 
-    def call(module: str, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
-        environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-m", f"study.{module}", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
+    def inside(name: str, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+        store = tmp_path.with_name(f"{tmp_path.name}.db")
+        if not store.exists():
+            shutil.copy(empty_store, store)
+        return call(name, *arguments, cwd=tmp_path, store=store, columns=columns)
 
-    return call
+    return inside
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -187,8 +184,7 @@ def test_a_finished_study_is_repeated_from_the_file_it_left(run: Run, tmp_path: 
     preview = run("shootout", "--config", "out/study.yaml", "--dry-run", "--seeds", "3")
     assert "6 runs, 2 of them finished" in preview.stdout
     assert "from earlier runs in this folder" in preview.stdout
-    second = run("shootout", "--config", "out/study.yaml", "--out", "again")
-    assert second.returncode == 0, second.stderr
-    runs = [sorted(path.name for path in (tmp_path / out / "runs").iterdir()) for out in ("out", "again")]
-    assert runs[0] == runs[1]
-    assert len(runs[0]) == 2
+    again = plan_of(build_parser().parse_args(["--config", str(tmp_path / "out" / "study.yaml")]), "")
+    planned = [spec.run_id for spec in again.design.next_runs(again.overrides, [])]
+    assert sorted(planned) == sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
+    assert len(planned) == 2

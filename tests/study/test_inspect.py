@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from study.inspect import describe, next_command, save_picture
 from study.settings import StudyConfig
 from study.shootout import build_parser
 
-ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = "entry_1/instrument_1/detector_1"
 PIXEL_M = 1e-10 * 2.0 / (32 * 75e-6)
 
@@ -111,14 +107,8 @@ def test_a_picture_has_four_panels_and_the_suspects(tmp_path: Path) -> None:
         save_picture(look_at(tmp_path / "scan.cxi", ScanConfig()), str(tmp_path / "none" / "a.png"))
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "study.inspect", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_command_prints_plain_lines_and_says_what_is_next(tmp_path: Path) -> None:
-    process = run(str(write_cxi(tmp_path / "scan.cxi")), "--scan-crop", "16", cwd=tmp_path)
+def test_the_command_prints_plain_lines_and_says_what_is_next(call: Any, tmp_path: Path) -> None:
+    process = call("inspect", str(write_cxi(tmp_path / "scan.cxi")), "--scan-crop", "16", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     assert lines[0] == "format          CXI, counts"
@@ -136,9 +126,11 @@ def test_the_command_prints_plain_lines_and_says_what_is_next(tmp_path: Path) ->
         (("scan.cxi", "--scan-corp", "64"), "unrecognized arguments"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_mistake_is_one_line_and_status_2(
+    call: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     write_cxi(tmp_path / "scan.cxi")
-    process = run(*arguments, cwd=tmp_path)
+    process = call("inspect", *arguments, cwd=tmp_path)
     assert process.returncode == 2
     assert message in process.stderr
     assert process.stderr.count("\n") == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from study.report import write_report
 from study.run_metrics import arm_name
+from study.summaries import summarise
+from study.table import collect
 from study.tracker import Tracker
 from study.tracking_notes import study_artifacts
 from study.tracking_view import SECTIONS
@@ -28,8 +30,7 @@ PATIENCE_MS = 90_000
 def sent(server: Any, tmp_path_factory: pytest.TempPathFactory, write_study_folder: Any) -> tuple[str, list[str]]:
     """Where the study says that it can be seen, and its arms."""
     out = write_study_folder(tmp_path_factory.mktemp("sent"), COUNTS, steps=30, reconstruction=False)
-    write_report(out)
-    arms = json.loads((out / "summary.json").read_text())["arms"]
+    arms = [dataclasses.asdict(arm) for arm in summarise(collect(out))]
     tracker = Tracker(server.uri, "stability-shootout", out)
     where = tracker.open_study(json.loads((out / "study.json").read_text())).where
     assert all(tracker.ship(folder) for folder in (out / "runs").iterdir())

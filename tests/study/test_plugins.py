@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +17,6 @@ from ptycho.errors import InputError
 from study.plan import Plan, make_plan
 from study.settings import split_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY = (
     *("--preset", "smoke", "--regime", "control", "--seeds", "1", "--N", "16", "--object-size", "48"),
     *("--n-lines", "20", "--max-steps", "4", "--eval-every", "4", "--validation-fraction", "0.2", "--workers", "1"),
@@ -48,7 +45,10 @@ def bright(frame, size, rng):
 '''
 
 
-pytestmark = pytest.mark.usefixtures("forgotten_afterwards")
+pytestmark = [
+    pytest.mark.usefixtures("forgotten_afterwards"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # from inside MLflow
+]
 
 
 def write(path: Path, text: str = PLUGIN) -> str:
@@ -61,19 +61,10 @@ def plan(folder: Path, **settings: object) -> Plan:
     return make_plan(config, overrides, "")
 
 
-def test_a_study_trains_with_what_a_file_registers(tmp_path: Path) -> None:
+def test_a_study_trains_with_what_a_file_registers(call: Any, new_store: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.py")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
-    environment |= {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/s.db",
-    }
     more = ("--plugin", file, "--architecture", "tiny", "--fault", "bright:size=9", "--out", "out")
-    done = subprocess.run(
-        [sys.executable, "-m", "study.shootout", *TOY, "--algo", "none", "--algo", "freeze", *more],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    done = call("shootout", *TOY, "--algo", "none", "--algo", "freeze", *more, cwd=tmp_path, store=new_store)
     assert done.returncode == 0, done.stderr
     steps, results = {}, {}
     for folder in (tmp_path / "out" / "runs").iterdir():
@@ -163,13 +154,10 @@ def test_a_plugin_that_cannot_be_used_is_refused_in_one_line(text: str, message:
     assert str(tmp_path / "bad.py") in str(raised.value)
 
 
-def test_a_missing_plugin_is_one_line_on_the_command_line(tmp_path: Path) -> None:
-    for module in ("study.shootout", "study.grid_lines_torch_runner"):
+def test_a_missing_plugin_is_one_line_on_the_command_line(call: Any, tmp_path: Path) -> None:
+    for module in ("shootout", "grid_lines_torch_runner"):
         needed = ("--train-npz", "a", "--test-npz", "b", "--output-dir", "c") if "runner" in module else ()
-        done = subprocess.run(
-            [sys.executable, "-m", module, *needed, "--plugin", "nowhere.py"],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = call(module, *needed, "--plugin", "nowhere.py", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: plugin: 'nowhere.py' is not there; allowed: a Python file (.py)")
         assert done.stderr.count("\n") == 1

@@ -204,11 +204,9 @@ def test_markdown_escapes():
     assert markdown(math.nan) == "–"
 
 
-def test_command_prints_the_path_and_writes_the_report(tmp_path, write_study_folder):
+def test_command_prints_the_path_and_writes_the_report(call, tmp_path, write_study_folder):
     write_study_folder(tmp_path, {"overload": {"none": (1, 0, 0)}}, **SHORT)
-    done = subprocess.run(
-        [sys.executable, "-m", "study.report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = call("report", str(tmp_path), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == str(tmp_path / "report.html")
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,8 @@ from study.presets import make_design
 from study.rounds import FIRST_RATES
 from study.settings import StudyConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 Outcome = Callable[[RunSpec], str]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # from inside MLflow
 
 
 def design(preset: str, **choices: Any) -> Design:
@@ -164,15 +161,17 @@ TOY = (
 )
 
 
-def shootout(out: Path, *arguments: str) -> str:
+@pytest.fixture(scope="module")
+def shootout(call: Callable[..., Any], empty_store: Path) -> Callable[..., str]:
     """Run a study; what it says."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    store = ("--out", str(out), "--tracking-uri", f"sqlite:///{out}.db")
-    command = [sys.executable, "-m", "study.shootout", *arguments, *TOY, *store]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+
+    def run(out: Path, *arguments: str) -> str:
+        store = shutil.copy(empty_store, f"{out}.db")
+        done = call("shootout", *arguments, *TOY, "--out", str(out), cwd=out.parent, store=store)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
 
 
 def listed(out: Path) -> list[str]:
@@ -180,7 +179,7 @@ def listed(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def frontier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frontier(shootout: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A frontier of two algorithms, trained at toy size with one replicate."""
     out = tmp_path_factory.mktemp("rounds") / "frontier"
     shootout(out, "--preset", "frontier", "--algo", "none", "--algo", "agc", "--seeds", "1")
@@ -202,7 +201,9 @@ def test_a_trained_frontier_went_on_after_its_first_round(frontier: Path):
     assert [line["label"] for line in summary["frontier"]] == ["none", "agc"]
 
 
-def test_what_was_broken_off_is_taken_up_where_it_was_left(frontier: Path, tmp_path: Path):
+def test_what_was_broken_off_is_taken_up_where_it_was_left(
+    shootout: Callable[..., str], frontier: Path, tmp_path: Path
+):
     out = tmp_path / "again"
     shutil.copytree(frontier, out)
     whole = listed(out)
@@ -215,7 +216,7 @@ def test_what_was_broken_off_is_taken_up_where_it_was_left(frontier: Path, tmp_p
     assert kept == {run_id: (out / "runs" / run_id / "result.json").stat().st_mtime_ns for run_id in kept}
 
 
-def test_a_trained_adaptive_study_says_so(tmp_path: Path):
+def test_a_trained_adaptive_study_says_so(shootout: Callable[..., str], tmp_path: Path):
     out = tmp_path / "adaptive"
     arms = ("--algo", "none", "--algo", "agc", "--regime", "rate-stress")
     shootout(out, "--preset", "default", "--adaptive", "--seeds", "8", "--learning-rate", "30", *arms)

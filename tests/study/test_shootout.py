@@ -1,13 +1,18 @@
-"""The study's command, as its users run it: real processes, real trainings, a real store, at toy size."""
+"""The study's command, as its users run it: real processes, real trainings, a real store, at toy size.
+
+Where it does not matter that the command has a process of its own, it is called in this one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +46,27 @@ REQUIRED_COLUMNS = (
     *("grad_norm_max", "clipped_fraction", "stall_ratio", "update_ratio_p99", "spikes", "ensemble_size"),
     *("n_parameters", "dataset_digest", "git_commit", "study_version"),
 )
+Command = subprocess.CompletedProcess[str]
+Shootout = Callable[..., Command]
 MAY_VARY = ["wall_s", "git_commit"]
 
 
-def shootout(*arguments: str, cwd: Path, store: Path | None = None) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def shootout(call: Shootout, empty_store: Path) -> Shootout:
+    """Call the command in this process; a store that is not there is made."""
+
+    def inside(*arguments: str, cwd: Path, store: Path | None = None) -> Command:
+        if store is not None and not store.exists():
+            shutil.copy(empty_store, store)
+        return call("shootout", *arguments, cwd=cwd, store=store)
+
+    return inside
+
+
+def apart(*arguments: str, cwd: Path, store: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    if store is not None:
-        environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
     return subprocess.run(
         [sys.executable, "-m", "study.shootout", *arguments],
         cwd=cwd,
@@ -66,10 +83,8 @@ class Finished:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.store = folder, folder / "out", folder / "store.db"
-        self.process = self.again()
-
-    def again(self, *more: str) -> subprocess.CompletedProcess[str]:
-        return shootout(*TOY, "--workers", "2", "--out", str(self.out), *more, cwd=self.folder, store=self.store)
+        self.command = (*TOY, "--workers", "2", "--out", str(self.out))
+        self.process = apart(*self.command, cwd=folder, store=self.store)
 
     def runs(self) -> pd.DataFrame:
         return pd.read_csv(self.out / "runs.csv")
@@ -152,9 +167,9 @@ def test_mlflow_has_one_parent_and_one_child_per_run(study: Finished) -> None:
     assert not client.search_runs([default.experiment_id], run_view_type=ViewType.ALL)
 
 
-def test_the_same_command_again_trains_nothing(study: Finished) -> None:
+def test_the_same_command_again_trains_nothing(study: Finished, shootout: Shootout) -> None:
     before, stamp = study.results(), (study.out / "report.html").stat().st_mtime_ns
-    again = study.again()
+    again = shootout(*study.command, cwd=study.folder, store=study.store)
     assert again.returncode == 0, again.stderr
     assert study.results() == before
     assert (study.out / "report.html").stat().st_mtime_ns > stamp
@@ -165,28 +180,20 @@ def test_the_same_command_again_trains_nothing(study: Finished) -> None:
     assert len(client.search_runs([experiment.experiment_id], max_results=1000)) == 13
 
 
-def test_a_run_that_was_cut_short_is_run_again_and_the_numbers_are_the_same_bit_for_bit(study: Finished) -> None:
+def test_a_run_that_was_cut_short_is_run_again_and_the_numbers_are_the_same_bit_for_bit(
+    study: Finished, shootout: Shootout
+) -> None:
     before, finished = study.runs(), study.results()
     victim = str(before.loc[0, "run_id"])
     (study.out / "runs" / victim / "result.json").unlink()
-    again = study.again()
+    again = shootout(*study.command, cwd=study.folder, store=study.store)
     assert again.returncode == 0, again.stderr
     changed = {name for name, stamp in study.results().items() if finished[name] != stamp}
     assert changed == {victim}
     pd.testing.assert_frame_equal(study.runs().drop(columns=MAY_VARY), before.drop(columns=MAY_VARY), check_exact=True)
 
 
-def test_another_folder_and_another_number_of_workers_give_the_same_numbers(study: Finished, tmp_path: Path) -> None:
-    other = shootout(*TOY, "--workers", "1", "--out", str(tmp_path / "other"), cwd=tmp_path, store=tmp_path / "s.db")
-    assert other.returncode == 0, other.stderr
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "other" / "runs.csv").drop(columns=MAY_VARY),
-        study.runs().drop(columns=MAY_VARY),
-        check_exact=True,
-    )
-
-
-def test_all_nine_algorithms_meet_in_one_study(tmp_path: Path) -> None:
+def test_all_nine_algorithms_meet_in_one_study(shootout: Shootout, tmp_path: Path) -> None:
     arms = [flag for name in ALGORITHMS for flag in ("--algo", name)]
     toy = [*TOY, *arms, "--seeds", "1", "--regime", "overload", "--fault", "overload:rate=0.5,size=1000,onset=5"]
     process = shootout(*toy, "--out", str(tmp_path / "out"), cwd=tmp_path, store=tmp_path / "s.db")
@@ -198,38 +205,46 @@ def test_all_nine_algorithms_meet_in_one_study(tmp_path: Path) -> None:
     assert losses["agc"] != losses["agc_unit"] != losses["norm"] != losses["value"] != losses["none"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_is_ended_goes_on_where_it_was_left(study: Finished, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_study_that_is_ended_goes_on_where_it_was_left(
+    study: Finished, shootout: Shootout, new_store: Path, tmp_path: Path
+) -> None:
+    """Told to end, then killed. In another folder and with one worker its numbers are those of the other study."""
     command = [*TOY, "--workers", "1", "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 's.db'}"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "study.shootout", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
-    ) as process:
-        deadline = time.monotonic() + 300
-        while not list(tmp_path.glob("out/runs/*/result.json")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(how)
-        _, err = process.communicate(timeout=300)
-    kept = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/result.json")}
-    assert 0 < len(kept) < 12
-    if how is signal.SIGTERM:
-        assert process.returncode == 130
-        assert b"interrupted; everything finished so far is kept" in err
-        assert b"Traceback" not in err
-    again = shootout(*command, cwd=tmp_path, store=tmp_path / "s.db")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{new_store}"}
+
+    def results() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/result.json")}
+
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        kept = results()
+        with subprocess.Popen(
+            [sys.executable, "-m", "study.shootout", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        ) as process:
+            deadline = time.monotonic() + 300
+            while len(results()) == len(kept) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(how)
+            _, err = process.communicate(timeout=300)
+        assert kept.items() <= results().items()
+        assert len(kept) < len(results()) < 12
+        if how is signal.SIGTERM:
+            assert process.returncode == 130
+            assert b"interrupted; everything finished so far is kept" in err
+            assert b"Traceback" not in err
+    kept = results()
+    again = shootout(*command, cwd=tmp_path, store=new_store)
     assert again.returncode == 0, again.stderr
-    for name, stamp in kept.items():
-        assert (tmp_path / "out" / "runs" / name / "result.json").stat().st_mtime_ns == stamp
+    assert kept.items() <= results().items()
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "out" / "runs.csv").drop(columns=MAY_VARY),
         study.runs().drop(columns=MAY_VARY),
         check_exact=True,
     )
-    found = MlflowClient(f"sqlite:///{tmp_path / 's.db'}").search_runs(["1"], max_results=1000)
+    found = MlflowClient(f"sqlite:///{new_store}").search_runs(["1"], max_results=1000)
     assert not [run.info.run_name for run in found if run.info.status == "RUNNING"]
 
 
-def test_a_run_that_dies_does_not_take_the_study_with_it(tmp_path: Path) -> None:
+def test_a_run_that_dies_does_not_take_the_study_with_it(shootout: Shootout, tmp_path: Path) -> None:
     """A network too large for any memory: every run is an outcome, and the study still reports."""
     toy = [*TOY, "--fno-width", str(2**21), "--fno-modes", "1", "--seeds", "1", "--algo", "agc", "--regime", "control"]
     process = shootout(*toy, "--out", str(tmp_path / "out"), cwd=tmp_path, store=tmp_path / "s.db")
@@ -266,7 +281,7 @@ def write_cxi(path: Path) -> Path:
     return path
 
 
-def test_a_real_scan_is_trained_and_reconstructed_without_a_truth(tmp_path: Path) -> None:
+def test_a_real_scan_is_trained_and_reconstructed_without_a_truth(shootout: Shootout, tmp_path: Path) -> None:
     scan = write_cxi(tmp_path / "scan.cxi")
     process = shootout(
         *("--preset", "real", "--data", str(scan), "--algo", "none", "--algo", "agc", "--seeds", "1"),
@@ -312,7 +327,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_line_and_nothing_is_trained(case: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_nothing_is_trained(shootout: Shootout, case: str, tmp_path: Path) -> None:
     arguments, message = BAD_INPUT[case]
     out = () if "--out" in arguments else ("--out", str(tmp_path / "out"))
     process = shootout(*arguments, *out, cwd=tmp_path, store=tmp_path / "s.db")
@@ -335,7 +350,7 @@ BAD_SCANS = {
 
 
 @pytest.mark.parametrize("case", BAD_SCANS)
-def test_a_bad_scan_is_one_line_that_names_the_file(case: str, tmp_path: Path) -> None:
+def test_a_bad_scan_is_one_line_that_names_the_file(shootout: Shootout, case: str, tmp_path: Path) -> None:
     scan = tmp_path / "scan.npz"
     BAD_SCANS[case](scan)
     process = shootout("--preset", "real", "--data", str(scan), "--out", str(tmp_path / "out"), cwd=tmp_path)
@@ -344,14 +359,14 @@ def test_a_bad_scan_is_one_line_that_names_the_file(case: str, tmp_path: Path) -
     assert process.stderr.count("\n") == 1, process.stderr
 
 
-def test_the_scan_and_N_are_checked_against_each_other(tmp_path: Path) -> None:
+def test_the_scan_and_N_are_checked_against_each_other(shootout: Shootout, tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "scan.npz")
     process = shootout("--preset", "real", "--data", str(scan), "--N", "64", "--out", str(tmp_path / "o"), cwd=tmp_path)
     assert process.returncode == 2
     assert "N: 64 px, but the frames of" in process.stderr
 
 
-def test_a_folder_with_a_study_of_another_preset_is_refused(study: Finished) -> None:
+def test_a_folder_with_a_study_of_another_preset_is_refused(study: Finished, shootout: Shootout) -> None:
     process = shootout("--preset", "default", "--out", str(study.out), cwd=study.folder, store=study.store)
     assert process.returncode == 2
     assert "holds a study of preset 'smoke'" in process.stderr

@@ -417,7 +417,7 @@ def test_a_study_is_rebuilt_from_the_store(study: Study, tmp_path: Path) -> None
         fetch_study("nothing", study.uri, tmp_path / "nothing")
 
 
-def test_the_report_is_written_from_an_experiment(study: Study, tmp_path: Path) -> None:
+def test_the_report_is_written_from_an_experiment(study: Study, call: Callable[..., Any], tmp_path: Path) -> None:
     folders = [
         study.run(k, word, algorithm) for k in range(2) for algorithm, word in {"none": "failed", "agc": "ok"}.items()
     ]
@@ -425,16 +425,8 @@ def test_the_report_is_written_from_an_experiment(study: Study, tmp_path: Path) 
     assert all(tracker.ship(folder) for folder in folders)
     first = write_report(study.out).read_text()
     assert tracker.finish_study("finished", [], study_artifacts(study.out))
-    environment = os.environ | {"MLFLOW_TRACKING_URI": study.uri, "PYTHONPATH": str(ROOT)}
     for name, arguments in (("stability-shootout", ["--", EXPERIMENT]), ("stability-shootout-2", [EXPERIMENT])):
-        done = subprocess.run(
-            [sys.executable, "-m", "study.report", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = call("report", *arguments, cwd=tmp_path, store=tmp_path / "mlflow.db")
         assert done.returncode == 0, done.stderr
         report = tmp_path / done.stdout.strip()
         assert report == tmp_path / "results" / name / "report.html"
@@ -489,7 +481,7 @@ def test_a_lost_answer_doubles_nothing(
 
 
 def test_an_outage_loses_nothing_and_doubles_nothing(
-    server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
+    call: Callable[..., Any], server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
 ) -> None:
     study = Study(tmp_path / "toy", server.uri, write_run, write_study_json)
     tracker = study.open()
@@ -505,12 +497,12 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
     with pytest.raises(TrackingError):
         tracker.ship(late[0])
     tracker.close()
-    down = sync(study.out)
+    down = call("sync", str(study.out), cwd=tmp_path)  # told nothing but the folder
     assert (down.returncode, down.stderr.count("\n")) == (2, 1)
     assert f"{server.uri} cannot be reached" in down.stderr
 
     server.start()
-    up = sync(study.out)
+    up = call("sync", str(study.out), cwd=tmp_path)
     assert (up.returncode, up.stdout) == (0, f"{study.out}: everything is sent\n"), up.stderr
     assert sorted(r.info.run_name for r in study.children()) == [f"overload/agc/{i}" for i in range(3)]
     assert {r.info.status for r in study.children()} == {"FINISHED"}
@@ -520,12 +512,6 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
     assert all(len(set(series)) == len(series) for series in study.histories().values())
     uploaded = {f.path for f in study.client.list_artifacts(study.parent)}
     assert "study.json" in uploaded
-
-
-def sync(out: Path) -> subprocess.CompletedProcess[str]:
-    """``python -m study.sync``, told nothing but the folder."""
-    command = [sys.executable, "-m", "study.sync", str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 240) -> None:
