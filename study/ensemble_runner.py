@@ -15,7 +15,7 @@ from study.grid_lines_torch_runner import (
     prepare_training,
     score_training,
 )
-from study.records import RESULT_FILE, write_json
+from study.records import write_results
 from study.result import identity_row
 from study.seeds import seeds_of
 
@@ -50,6 +50,5 @@ def run_ensemble(configs: Sequence[TorchRunnerConfig], identities: Sequence[Mapp
     for cfg, own, base, run, identity in zip(configs, splits, baselines, runs, identities, strict=True):
         row = score_training(cfg, own, base, Trained(run.module, run.recorder, share_s, own.train.about))
         results.append({**identity_row(identity), **row, "ensemble_size": len(runs)})
-    for cfg, result in zip(configs, results, strict=True):  # all at once: a group that is cut off is trained whole
-        write_json(Path(cfg.output_dir) / RESULT_FILE, result)
+    write_results([Path(cfg.output_dir) for cfg in configs], results)
     return results

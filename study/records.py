@@ -19,6 +19,7 @@ STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"
 LAYER_NORMS_FILE = "layer_norms.jsonl"
 RESULT_FILE = "result.json"
+PENDING_FILE = "result.pending.json"  # a result that counts as soon as those of its group are there
 RECONSTRUCTION_FILE = "reconstruction.npz"
 ERROR_FILE = "error.txt"
 CHECKPOINT_FILE = "last.ckpt"
@@ -39,6 +40,30 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def write_results(folders: Sequence[Path], results: Sequence[Mapping[str, Any]]) -> None:
+    """Write the results of runs that were trained together: all of them count or none, whatever happens meanwhile.
+
+    Args:
+        folders: the runs' folders, side by side.
+        results: theirs.
+    """
+    for folder, result in zip(folders, results, strict=True):
+        write_json(folder / PENDING_FILE, {"group": [other.name for other in folders], "result": result})
+    for folder in folders:
+        complete_result(folder)
+
+
+def complete_result(folder: Path) -> None:
+    """Let a run's result count if it was about to when its process died."""
+    pending = read_object(folder / PENDING_FILE)
+    if pending is None:
+        return
+    group = [folder.parent / name for name in pending["group"]]
+    if all((other / RESULT_FILE).exists() or (other / PENDING_FILE).exists() for other in group):
+        write_json(folder / RESULT_FILE, pending["result"])
+        (folder / PENDING_FILE).unlink()
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

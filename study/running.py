@@ -147,7 +147,7 @@ def train_rounds(
     """
     from study.disk import require_space
     from study.progress import StudyProgress
-    from study.records import write_json
+    from study.records import complete_result, write_json
     from study.shipping import Shipper
     from study.trainings import prepare_datasets, train
 
@@ -160,6 +160,8 @@ def train_rounds(
             while specs := plan.design.next_runs(plan.overrides, finished):
                 study["runs"] += [spec.run_id for spec in specs]
                 write_json(plan.out / STUDY_FILE, study)
+                for spec in specs:
+                    complete_result(plan.run_folder(spec))
                 todo = unfinished(plan, specs)
                 require_space(plan.out, todo)
                 progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")

@@ -17,7 +17,7 @@ from study.design import RunSpec
 from study.engines import Ended, Engine, Job
 from study.ensembles import grouped
 from study.plan import Plan, unfinished
-from study.records import RESULT_FILE
+from study.records import RESULT_FILE, complete_result
 from study.worker import execute, execute_together, prepare_dataset
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def settle(out: Path, ended: Ended) -> list[dict[str, Any]]:
         return list(ended.value)
     results = []
     for training in ended.job.arguments:
+        complete_result(training.folder)
         path = training.folder / RESULT_FILE
         if path.exists():
             if not ended.again:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import io
 import json
 import os
@@ -30,6 +31,17 @@ hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_litter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a module may leave pipes and stores to the garbage collector, it does so before the next module begins."""
+    yield
+    if "ResourceWarning" in repr(getattr(request.module, "pytestmark", "")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
 
 ALGORITHMS = {"none": None, "norm": 1.0, "value": 0.01, "agc": 0.01, "agc_unit": 0.01}
 REGIMES = {

@@ -26,6 +26,7 @@ TOY = (
     *("--preset", "smoke", "--regime", "overload", "--algo", "none", "--algo", "agc", "--N", "16"),
     *("--object-size", "48", "--n-lines", "20", "--fno-width", "4", "--fno-modes", "3", "--fno-blocks", "2"),
     *("--max-steps", "40", "--eval-every", "10", "--validation-fraction", "0.2", "--workers", "2"),
+    *("--ensemble", "1"),  # so that runs end one after the other
 )
 DEADLINE_S = 240.0
 MAY_VARY = ["wall_s", "git_commit"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ from study.ensembles import OF_A_MEMBER, grouped
 from study.local_engine import LocalEngine
 from study.plan import Plan, make_plan, unfinished
 from study.progress import StudyProgress
-from study.records import RESULT_FILE, SPEC_FILE, STEPS_FILE
+from study.records import RESULT_FILE, SPEC_FILE, STEPS_FILE, complete_result, write_results
 from study.settings import RunSettings, StudyConfig
 from study.tracking_uri import worker_environment
 from study.trainings import prepare_datasets, train
@@ -183,6 +185,39 @@ def test_every_member_leaves_the_files_of_a_run(alone: Toy, together: Toy) -> No
         assert {path.name for path in other.iterdir()} == {path.name for path in folder.iterdir()}
         for name in (SPEC_FILE, STEPS_FILE, "evals.jsonl"):
             assert len((other / name).read_text().splitlines()) == len((folder / name).read_text().splitlines())
+
+
+def results_of(tmp_path: Path, names: str) -> tuple[list[Path], list[dict[str, Any]]]:
+    folders = [tmp_path / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+    return folders, [{"run": name} for name in names]
+
+
+def test_the_results_of_a_group_count_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever file of the group is being put in its place when the process dies."""
+    last_before_any_counts = 3
+    for dies_at in range(1, 9):
+        monkeypatch.undo()
+        (at := tmp_path / str(dies_at)).mkdir()
+        folders, results = results_of(at, "abc")
+        replace, calls = os.replace, itertools.count(1)
+
+        def die(*paths: Any, replace: Any = replace, calls: Any = calls, dies_at: int = dies_at) -> None:
+            if next(calls) == dies_at:
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", die)
+        with contextlib.suppress(KeyboardInterrupt):
+            write_results(folders, results)
+        monkeypatch.undo()
+        for folder in folders:  # what the next start does first
+            complete_result(folder)
+        count = [json.loads(p.read_text()) for folder in folders if (p := folder / RESULT_FILE).exists()]
+        assert count == ([] if dies_at <= last_before_any_counts else results)
+        if count:
+            assert not list(at.glob("*/result.pending.json"))
 
 
 def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy, tmp_path: Path) -> None:

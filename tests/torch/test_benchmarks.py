@@ -91,7 +91,7 @@ def test_the_scaling_benchmark_measures_in_processes_of_their_own(tmp_path: Path
     command = [sys.executable, "-m", "benchmarks.scaling", "--toy", "--figure", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.count("| modes |") == 2 + 1
-    assert done.stdout.count("| runs, one after the other |") == 2 + 1
+    assert done.stdout.count("| members of an ensemble |") == 2 + 1
     assert path.exists()
 
 
