@@ -56,13 +56,14 @@ def write_results(folders: Sequence[Path], results: Sequence[Mapping[str, Any]])
 
 
 def complete_result(folder: Path) -> None:
-    """Let a run's result count if it was about to when its process died."""
-    pending = read_object(folder / PENDING_FILE)
-    if pending is None:
-        return
-    group = [folder.parent / name for name in pending["group"]]
+    """Let a run's result count if it was about to when its process died; a damaged file is as none."""
+    match read_object(folder / PENDING_FILE):
+        case {"group": [*names], "result": dict(result)}:
+            group = [folder.parent / str(name) for name in names]
+        case _:
+            return
     if all((other / RESULT_FILE).exists() or (other / PENDING_FILE).exists() for other in group):
-        write_json(folder / RESULT_FILE, pending["result"])
+        write_json(folder / RESULT_FILE, result)
         (folder / PENDING_FILE).unlink()
 
 

@@ -23,7 +23,7 @@ from study.ensembles import OF_A_MEMBER, grouped
 from study.local_engine import LocalEngine
 from study.plan import Plan, make_plan, unfinished
 from study.progress import StudyProgress
-from study.records import RESULT_FILE, SPEC_FILE, STEPS_FILE, complete_result, write_results
+from study.records import PENDING_FILE, RESULT_FILE, SPEC_FILE, STEPS_FILE, complete_result, write_results
 from study.settings import RunSettings, StudyConfig
 from study.tracking_uri import worker_environment
 from study.trainings import prepare_datasets, train
@@ -217,7 +217,15 @@ def test_the_results_of_a_group_count_all_or_none(tmp_path: Path, monkeypatch: p
         count = [json.loads(p.read_text()) for folder in folders if (p := folder / RESULT_FILE).exists()]
         assert count == ([] if dies_at <= last_before_any_counts else results)
         if count:
-            assert not list(at.glob("*/result.pending.json"))
+            assert not list(at.glob(f"*/{PENDING_FILE}"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"group": 3, "result": {}}', '{"group": ["a"], "result": 1}'])
+def test_a_damaged_result_in_waiting_is_as_none(tmp_path: Path, text: str) -> None:
+    (folder,), _ = results_of(tmp_path, "a")
+    (folder / PENDING_FILE).write_text(text)
+    complete_result(folder)
+    assert not (folder / RESULT_FILE).exists()
 
 
 def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy, tmp_path: Path) -> None:
