@@ -62,20 +62,20 @@ def alone(case: Case, steps: int) -> None:
         make_trainer(one.module.training_config).fit(one.module, one.steps, one.validation)
 
 
-def together(case: Case, size: int, steps: int) -> None:
-    """An ensemble."""
-    EnsembleTrainer([member(case, number, steps) for number in range(size)]).fit()
+def together(case: Case, size: int, steps: int) -> EnsembleTrainer:
+    """An ensemble, about to train."""
+    return EnsembleTrainer([member(case, number, steps) for number in range(size)])
 
 
 def steps_of_members(case: Case, size: int) -> Iterator[object]:
     """Steps of an ensemble, without end for as long as anybody asks."""
-    return EnsembleTrainer([member(case, number, 10**6) for number in range(size)]).steps()
+    return together(case, size, 10**6).steps()
 
 
 def compare(case: Case, sizes: tuple[int, ...], rounds: int, steps: int) -> Times:
     """Milliseconds for each step of each run."""
     ways: dict[str, Callable[[], object]] = {"in turn": lambda: alone(case, steps)}
-    ways |= {str(size): lambda size=size: together(case, size, steps) for size in sizes}  # type: ignore[misc]
+    ways |= {str(size): lambda size=size: together(case, size, steps).fit() for size in sizes}  # type: ignore[misc]
     with threads(1):
         times = in_turns(ways, rounds, warm_up=1)
     runs = {"in turn": IN_TURN} | {str(size): size for size in sizes}

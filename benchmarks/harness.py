@@ -46,7 +46,6 @@ from study.records import STEPS_FILE, RunRecorder
 from study.tracking_notes import NOTE_FILE
 
 WARM_UP = 2  # steps of a training that are not timed
-TOGETHER = MOST
 
 
 def training_of(case: Case, steps: int) -> TrainingConfig:
@@ -128,13 +127,13 @@ def per_step(case: Case, rounds: int, steps: int, together: bool) -> Times:
 
 def together_ms(case: Case, steps: int) -> float:
     """Milliseconds of ``steps`` steps of one of several runs that train together, with records."""
-    ensemble = steps_of_members(case, TOGETHER)
+    ensemble = steps_of_members(case, MOST)
     for _ in range(WARM_UP):
         next(ensemble)
     start = time.thread_time()
     for _ in range(steps):
         next(ensemble)
-    return (time.thread_time() - start) * 1e3 / TOGETHER
+    return (time.thread_time() - start) * 1e3 / MOST
 
 
 def lines_of(name: str, times: Times, mlflow_ms: float, goal: float | None) -> Iterator[Line]:
@@ -147,7 +146,7 @@ def lines_of(name: str, times: Times, mlflow_ms: float, goal: float | None) -> I
     yield Line(what=f"{name}: all on", reached=both, goal=goal, at_most=True, unit="%")
     if "together" in times:
         shared = percent(ratio(times, "together", "bare"), extra)
-        what = f"{name}: {TOGETHER} runs together, telemetry and MLflow"
+        what = f"{name}: {MOST} runs together, telemetry and MLflow"
         yield Line(what=what, reached=shared, goal=goal, at_most=True, unit="%")
 
 

@@ -34,11 +34,11 @@ def grouped(specs: Sequence[RunSpec], config: StudyConfig) -> list[tuple[RunSpec
     alike: dict[str, list[RunSpec]] = {}
     for spec in specs:
         alike.setdefault(shape_of(spec.settings, spec.run_id), []).append(spec)
-    groups = []
+    groups, gpus = [], visible_gpus() if config.ensemble is None else ()
     for members in alike.values():
         settings = members[0].settings
         if config.ensemble is None:
-            most, at_once = best_size(config, settings), max(1, len(os.sched_getaffinity(0)) // settings.threads)
+            most, at_once = best_size(config, settings, gpus), max(1, len(os.sched_getaffinity(0)) // settings.threads)
         else:
             most, at_once = config.ensemble, 1
         parts = max(math.ceil(len(members) / most), min(len(members), at_once))
@@ -46,7 +46,7 @@ def grouped(specs: Sequence[RunSpec], config: StudyConfig) -> list[tuple[RunSpec
     return groups
 
 
-def best_size(config: StudyConfig, settings: RunSettings) -> int:
+def best_size(config: StudyConfig, settings: RunSettings, gpus: Sequence[str]) -> int:
     """Members of an ensemble that trains faster than they would alone, at most.
 
     What an ensemble saves is the time of calls, which only small networks notice. A run is alone where it has a time
@@ -54,7 +54,7 @@ def best_size(config: StudyConfig, settings: RunSettings) -> int:
     """
     if config.time_limit is not None or config.engine != "local":
         return 1
-    if settings.device != "cpu" and visible_gpus():
+    if settings.device != "cpu" and gpus:
         return 1
     images = settings.batch_size * settings.fno_width * settings.N**2
     return max(1, min(MOST, MOST_IMAGE_NUMBERS // images))
