@@ -190,7 +190,7 @@ def watch_study(out: Path, arguments: list[str]) -> Watched:
 def largest_child_mib(pid: int) -> float:
     """Resident memory of the largest process that a study has started."""
     sizes = [0.0]
-    for child in psutil.Process(pid).children():
+    for child in psutil.Process(pid).children(recursive=True):
         try:
             sizes.append(child.memory_info().rss / 2**20)
         except psutil.NoSuchProcess:

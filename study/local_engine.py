@@ -1,7 +1,7 @@
 """The default engine: a pool of worker processes on this machine.
 
-A worker is spawned once and reused, so that torch is imported once per worker. A run that kills its
-worker, or outlasts its time limit, ends with that as its outcome, and the pool goes on with the next.
+A worker is started once and reused. A run that kills its worker, or outlasts its time limit, ends with that as its
+outcome, and the pool goes on with the next.
 
 What the infrastructure killed is tried again; what ended by its own doing never is, since replacing
 failures would bias the failure probability that the study is there to measure.
@@ -21,11 +21,12 @@ import psutil
 from study.divergence import Outcome, OutcomeWord
 from study.engines import ATTEMPTS, LOAD, Ended, Job
 from study.gpus import VISIBLE, least_used, visible_gpus, workers_that_fit
-from study.pool import Worker, WorkerDiedError, oom_kills
+from study.pool import Worker, WorkerDiedError, oom_kills, open_nursery
 from study.settings import RunSettings, StudyConfig
 from study.tracking_uri import worker_environment
 
 STARTS = 3  # of a worker that dies before it is ready, in a row
+NURSERY_DIED = 255  # exit code that Python gives a forked process of which nobody can tell any more
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}
 
 
@@ -53,6 +54,7 @@ class LocalEngine:
         self.workers, self.threads, self.time_limit_s = workers, threads, time_limit_s
         self._environment, self._load, self._gpus = dict(environment), load, gpus
         self._pool: list[Worker] = []
+        self._has_gpus = bool(visible_gpus(environment))
         self._false_starts = 0
 
     @classmethod
@@ -64,7 +66,8 @@ class LocalEngine:
         return cls(min(workers, most), settings.threads, config.time_limit, worker_environment(), gpus=shared)
 
     def __enter__(self) -> LocalEngine:
-        self._fill(self.workers)  # they load torch all at once, also where the first jobs are few
+        if not self._open_nursery():
+            self._fill(self.workers)  # they load torch all at once, also where the first jobs are few
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +105,14 @@ class LocalEngine:
         while len(self._pool) < self.workers and len(self._pool) - len(self._busy) < waiting:
             gpu = least_used(self._gpus, [worker.gpu for worker in self._pool])
             environment = self._environment if gpu is None else {**self._environment, VISIBLE: gpu}
-            self._pool.append(Worker.start(environment, self.threads, self._load, gpu))
+            fork = self._open_nursery()
+            try:
+                self._pool.append(Worker.start(environment, self.threads, self._load, fork=fork, gpu=gpu))
+            except WorkerDiedError as error:
+                self._count_false_start(str(error))
+
+    def _open_nursery(self) -> bool:
+        return not self._has_gpus and open_nursery(self.threads, self._load)
 
     def _drop(self, worker: Worker) -> None:
         worker.end()
@@ -150,10 +160,11 @@ class LocalEngine:
         """What the death of a worker means for its job."""
         self._drop(worker)
         if worker.job is None:
-            self._count_false_start(worker)
+            if not worker.ready:
+                self._count_false_start(f"the last one {in_words(worker)}")
             return None
         code, message = worker.process.exitcode or 0, f"worker process {in_words(worker)}"
-        word: OutcomeWord = "killed" if -code in FROM_OUTSIDE else "error"
+        word: OutcomeWord = "killed" if -code in FROM_OUTSIDE or code == NURSERY_DIED else "error"
         if -code == signal.SIGKILL and oom_kills() > worker.ooms:
             word, message = "oom", f"{message}, for want of memory"
             for other in self._busy:
@@ -161,15 +172,17 @@ class LocalEngine:
         again = word == "killed" and worker.attempt < ATTEMPTS
         return Ended(worker.job, None, Outcome(word=word), message, worker.age_s, worker.attempt, again)
 
-    def _count_false_start(self, worker: Worker) -> None:
-        self._false_starts += not worker.ready
+    def _count_false_start(self, how: str) -> None:
+        self._false_starts += 1
         if self._false_starts >= STARTS:
-            raise ChildProcessError(f"worker processes cannot be started: the last one {in_words(worker)}")
+            raise ChildProcessError(f"worker processes cannot be started: {how}")
 
 
 def in_words(worker: Worker) -> str:
     """How a worker process ended."""
     code = worker.process.exitcode or 0
+    if code == NURSERY_DIED:
+        return "is one of which nothing more is known"
     names = {s.value: s.name for s in signal.Signals}
     return f"ended with exit code {code}" if code >= 0 else f"was ended by {names.get(-code, f'signal {-code}')}"
 

@@ -1,4 +1,9 @@
-"""One worker process: started once, used for many jobs, gone as soon as the process that started it is gone."""
+"""One worker process: started once, used for many jobs, gone as soon as the process that started it is gone.
+
+On Linux workers are forked from one process, the nursery, that has loaded torch and Lightning for all of them: the
+second worker, and one that replaces a dead one, is there at once. A process that is forked cannot use CUDA if
+anything before has as much as looked for it, so a worker with a GPU is spawned, and so are all on other systems.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,14 +70,23 @@ class Worker:
     gpu: str | None = None
 
     @classmethod
-    def start(cls, environment: Mapping[str, str], threads: int, load: Sequence[str], gpu: str | None = None) -> Worker:
-        """Spawn a process; it says when it is ready."""
-        context = multiprocessing.get_context("spawn")
+    def start(
+        cls, environment: Mapping[str, str], threads: int, load: Sequence[str], *, fork: bool, gpu: str | None = None
+    ) -> Worker:
+        """Start a process, forked from the nursery or new; it says when it is ready.
+
+        Raises:
+            WorkerDiedError: it is no more already.
+        """
+        context = multiprocessing.get_context("forkserver") if fork else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         arguments = (theirs, dict(environment), threads, tuple(load))
         process = context.Process(target=serve, args=arguments, name="study-worker", daemon=True)
-        with _without_main():
-            process.start()
+        try:
+            with _without_main():
+                process.start()
+        except (EOFError, ConnectionError):
+            raise WorkerDiedError("the process that workers are forked from ended") from None
         theirs.close()
         return cls(process=process, pipe=ours, gpu=gpu)
 
@@ -111,8 +126,59 @@ class Worker:
         self.pipe.close()
 
 
+def open_nursery(threads: int, load: Sequence[str]) -> bool:
+    """Have the nursery load modules, if it has not yet, without waiting for it; whether workers can come from it.
+
+    A process has one nursery as long as it lives. How many threads numpy's libraries take is settled there.
+    """
+    global _nursery_threads
+    if sys.platform != "linux" or _nursery_threads not in (None, threads):
+        return False
+    if _nursery_threads is None:
+        forkserver.set_forkserver_preload(list(load))
+        _nursery_threads = threads
+    with _changed(os.environ, thread_limits(threads)), _deaf_to_ctrl_c():
+        forkserver.ensure_running()
+    return True
+
+
+_nursery_threads: int | None = None
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Environment variables that numerical libraries read when they are loaded."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+
+
+@contextlib.contextmanager
+def _changed(environment: MutableMapping[str, str], changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: environment.get(name) for name in changes}
+    environment.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del environment[name]
+            else:
+                environment[name] = value
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start a process that Ctrl-C does not reach; possible only from the main thread, harmless elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def serve(pipe: Connection, environment: dict[str, str], threads: int, load: Sequence[str]) -> None:
-    """A worker's life: load the modules once, then take job after job until the driver hangs up.
+    """A worker's life: load what trains, unless the nursery has, then take job after job until the driver hangs up.
 
     Ctrl-C reaches every process of a terminal; what it means is the driver's business.
     """
@@ -120,7 +186,7 @@ def serve(pipe: Connection, environment: dict[str, str], threads: int, load: Seq
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ.update(thread_limits(threads))
     for module in load:
         importlib.import_module(module)
     with contextlib.suppress(EOFError, ConnectionError):
@@ -154,8 +220,11 @@ def _answer(pipe: Connection, job: Job) -> None:
 
 
 def _die_with_the_driver() -> None:
+    """Or with the nursery, without which the driver would not hear of this process any more."""
     driver = multiprocessing.parent_process()
     assert driver is not None
+    if sys.platform == "linux":
+        wait([driver.sentinel, os.pidfd_open(os.getppid())])
     driver.join()
     os._exit(1)
 

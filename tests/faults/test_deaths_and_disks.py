@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 
 pytestmark = [
@@ -45,22 +44,17 @@ def study(disk: Path, toy_study: Any, tmp_path_factory: pytest.TempPathFactory) 
     return toy_study(tmp_path_factory.mktemp("study"), 10, out=disk / "out")
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-
-
 def needs_a_disk(disk: Path) -> None:
     if not disk.is_mount():
         pytest.skip("no disk of its own can be mounted here")
 
 
 def test_a_killed_worker_is_replaced_and_its_training_tried_again_and_a_second_start_is_refused(
-    study: Any, until: Until
+    study: Any, until: Until, workers_of: Any
 ) -> None:
     process = study.start()
     study.after_a_run(process)
-    for worker in workers_of(process):
+    for worker in workers_of(process.pid):
         worker.kill()
     until(lambda: list(study.out.glob("attempts/*/result.json")))
     study.after_a_run(process)

@@ -47,7 +47,7 @@ class TwoNodes:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 here = process.environ().get(SCRATCH) == str(self.scratch)
-                if here and "spawn_main" in " ".join(process.cmdline()):
+                if here and "forkserver" in " ".join((process.parent() or process).cmdline()):
                     found.append(process)
         return found
 

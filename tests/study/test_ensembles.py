@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ptycho.errors import InputError
@@ -241,7 +240,7 @@ def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy,
 
 
 @pytest.fixture
-def struck() -> Iterator[Any]:
+def struck(workers_of: Any) -> Iterator[Any]:
     """Strike the first worker that has recorded a step, once."""
     threads = []
 
@@ -249,9 +248,8 @@ def struck() -> Iterator[Any]:
         def wait_and_strike() -> None:
             while not any(out.glob(f"runs/*/{STEPS_FILE}")):
                 over.wait(0.01)
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    os.kill(child.pid, blow)
+            for worker in workers_of(os.getpid()):
+                os.kill(worker.pid, blow)
 
         over = threading.Event()
         threads.append(threading.Thread(target=wait_and_strike))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ptycho.errors import InputError
@@ -48,6 +50,19 @@ def loaded(name: str) -> bool:
 
 def see(name: str) -> str | None:
     return os.environ.get(name)
+
+
+def parent(_: int) -> int:
+    return os.getppid()
+
+
+def kill_the_parent_the_first_time(mark: str) -> str:
+    path = Path(mark)
+    if not path.exists():
+        path.write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(3600)
+    return path.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +123,13 @@ def test_an_unexpected_exception_comes_with_its_traceback(engine: LocalEngine) -
         list(engine.run([Job("x", double, (None,))]))
 
 
-def test_workers_that_cannot_start_end_the_study(capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_that_cannot_start_end_the_study() -> None:
     environment: dict[str, Any] = {**ENVIRONMENT, "NOT_TEXT": 3}
     with (
         LocalEngine(1, 1, None, environment, ()) as pool,
         pytest.raises(ChildProcessError, match="cannot be started: the last one ended with exit code 1"),
     ):
         list(pool.run([Job("x", double, (1,))]))
-    assert "str expected, not int" in capfd.readouterr().err
 
 
 def test_bad_input_found_in_a_worker_is_bad_input_here(engine: LocalEngine) -> None:
@@ -131,6 +145,36 @@ def test_workers_get_the_environment_they_are_given(engine: LocalEngine, monkeyp
     assert ended["SEEN_BY_WORKERS"].value == "yes"
     assert ended["NOT_FOR_WORKERS"].value is None
     assert ended["OMP_NUM_THREADS"].value == "1"
+
+
+def test_workers_come_from_one_process_that_ctrl_c_does_not_reach(engine: LocalEngine) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    jobs = [Job("a", parent, (0,)), Job("dies", end_by, (signal.SIGSEGV,)), Job("b", parent, (0,)), Job("c", parent, (0,))]
+    ended = by_key(list(engine.run(jobs)))
+    (nursery,) = {ended[key].value for key in "abc"}
+    assert psutil.Process(nursery).ppid() == os.getpid()
+    ignored = re.search(r"SigIgn:\s+(\w+)", Path(f"/proc/{nursery}/status").read_text())
+    assert ignored is not None
+    assert int(ignored[1], 16) & 1 << (signal.SIGINT - 1)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_worker_is_not_forked_where_there_are_gpus() -> None:
+    with LocalEngine(1, 1, None, {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0"}, ()) as pool:
+        (ended,) = pool.run([Job("x", parent, (0,))])
+    assert ended.value == os.getpid()
+
+
+def test_a_worker_whose_origin_is_killed_dies_with_it_and_its_run_is_tried_again(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    mark = tmp_path / "tried"
+    first, again = engine.run([Job("orphan", kill_the_parent_the_first_time, (str(mark),))])
+    assert first.outcome is not None
+    assert (first.outcome.word, first.again, again.value) == ("killed", True, mark.read_text())
+    assert "of which nothing more is known" in first.message
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(again.value)] if psutil.pid_exists(pid)], timeout=10)
+    assert not psutil.pid_exists(int(again.value))
 
 
 def test_a_hang_ends_at_the_time_limit() -> None:
