@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from study.summaries import ArmSummary
 from study.table import JUDGED, Tables
 
 WINDOWS = 100
+MOST_FAILED = 40  # failed runs of an arm that are drawn singly: more are a blot
 QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
 
 
@@ -31,39 +32,60 @@ def labelled(tables: Tables) -> pd.DataFrame:
 def in_windows(
     tables: Tables, runs: pd.DataFrame, column: str, how: str = "median", most: int = WINDOWS
 ) -> pd.DataFrame:
-    """A step column of each of ``runs`` in at most ``most`` windows: ``run_id, step, value``, at each window's end."""
-    width = max(1, math.ceil(tables.trace.last_step / most))
-    return windowed(tables.trace.parts(runs["run_id"], column), column, width, how)
+    """A step column in at most ``most`` windows: a row for each of ``runs``, a column for each window's end."""
+    last = tables.trace.last_step
+    parts = tables.trace.parts(runs["run_id"], column)
+    return windowed(parts, column, max(1, math.ceil(last / most)), last, how)
 
 
-def fan(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
-    """Quartiles over the runs that did not fail, and each failed run: ``condition, label, curve, step, value``.
+def fan(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> list[pd.DataFrame]:
+    """Quartiles over the runs that did not fail, each ``condition, label, curve, step, value``.
 
-    Only runs that went the whole way are in the quartiles, so that a curve does not mend because its bad runs end.
+    Only runs that went the whole way are in them, so that a curve does not mend because its bad runs end.
     """
-    keys = ["condition", "label", "step"]
-    points = points.merge(runs[["run_id", "condition", "label", "outcome", "replicate", "failed_at_step"]], on="run_id")
-    alive = points[points["outcome"].isin(("ok", "plateau"))].groupby(keys, sort=False)["value"]
-    curves = [alive.quantile(q).reset_index().assign(curve=prefix + name) for name, q in QUARTILES.items()]
-    failed = points[points["outcome"] == "failed"]
-    curves.append(failed[[*keys, "value"]].assign(curve=prefix + "failed " + failed["replicate"].astype(str)))
-    return pd.concat(curves, ignore_index=True).reindex(columns=["condition", "label", "curve", "step", "value"])
+    curves = []
+    for arm, mine in _by_arm(points, runs):
+        alive = mine[runs.loc[mine.index, "outcome"].isin(("ok", "plateau"))]
+        curves += [_curve(arm, prefix + name, alive.quantile(q)) for name, q in QUARTILES.items()]
+    return curves
 
 
-def deaths(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Where each failed run's curve stood at its failure, as curve ``died``."""
-    failed = runs.loc[runs["outcome"] == "failed", ["run_id", "condition", "label", "failed_at_step"]].dropna()
-    failed = failed.assign(at=failed["failed_at_step"].astype(float))
-    near = failed.merge(points, on="run_id")
-    near = near.assign(away=(near["step"] - near["at"]).abs()).sort_values("away", kind="stable")
-    near = near.drop_duplicates("run_id").drop(columns="step").rename(columns={"at": "step"})
-    return near.assign(curve="died")[["condition", "label", "curve", "step", "value"]].sort_values(["label", "step"])
+def failures(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> list[pd.DataFrame]:
+    """The curves of each arm's first forty failed runs, and where each of its failed runs stood then, as ``died``."""
+    curves = []
+    for arm, mine in _by_arm(points, runs):
+        failed = runs.loc[mine.index].query("outcome == 'failed'").sort_values("replicate", kind="stable")
+        for replicate, (_, values) in zip(failed["replicate"].head(MOST_FAILED), mine.loc[failed.index].iterrows()):
+            curves.append(_curve(arm, f"{prefix}failed {replicate}", values))
+        deaths = failed["failed_at_step"].dropna().astype(float).sort_values(kind="stable")
+        near = [_nearest(values, step) for step, (_, values) in zip(deaths, mine.loc[deaths.index].iterrows())]
+        curves.append(_curve(arm, "died", pd.Series(near, index=deaths.to_numpy(), dtype=float)))
+    return curves
+
+
+def _by_arm(points: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Those rows of ``points`` that belong to each arm: ``(condition, label), rows``."""
+    for (condition, label), arm in runs.groupby(["condition", "label"], sort=False):
+        yield (str(condition), str(label)), points.loc[arm.index.intersection(points.index)]
+
+
+def _curve(arm: tuple[str, str], name: str, values: pd.Series) -> pd.DataFrame:
+    """Values by step as a long table; what is missing is left out."""
+    values = values.dropna()
+    rows = {"condition": arm[0], "label": arm[1], "curve": name, "step": values.index, "value": values.to_numpy()}
+    return pd.DataFrame(rows)
+
+
+def _nearest(values: pd.Series, step: float) -> float:
+    """The value next to a step; NaN where there is none."""
+    values = values.dropna()
+    return float(values.iloc[np.abs(values.index.to_numpy() - step).argmin()]) if len(values) else math.nan
 
 
 def loss_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Training loss as a fan, median validation loss, and the baselines (medians over the runs)."""
-    points = in_windows(tables, runs, "loss")
-    parts = [fan(points, runs), deaths(points, runs), _validation(tables.evals_of(runs["run_id"]), runs)]
+    points, by_id = in_windows(tables, runs, "loss"), runs.set_index("run_id")
+    parts = [*fan(points, by_id), *failures(points, by_id), _validation(tables.evals_of(runs["run_id"]), runs)]
     for column, (name, *_) in BASELINES.items():
         level = runs.groupby(["condition", "label"], sort=False)[column].median().dropna()
         parts.append(level.rename("value").reset_index().assign(curve=name, step=0.0))
@@ -72,7 +94,8 @@ def loss_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The parts that hold anything, one below the other."""
-    return pd.concat([part for part in parts if len(part)] or [parts[0]], ignore_index=True)
+    empty = pd.DataFrame(columns=["condition", "label", "curve", "step", "value"])
+    return pd.concat([part for part in parts if len(part)] or [empty], ignore_index=True)
 
 
 def _validation(evals: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -85,13 +108,12 @@ def _validation(evals: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Gradient norms before and after clipping as fans, and the largest norm of any run in each window."""
+    by_id = runs.set_index("run_id")
     before = in_windows(tables, runs, "grad_norm_preclip")
     largest = in_windows(tables, runs, "grad_norm_preclip", "max")
-    largest = largest.merge(runs[["run_id", "condition", "label"]], on="run_id")
-    largest = largest.groupby(["condition", "label", "step"], sort=False)["value"].max().reset_index()
-    after = fan(in_windows(tables, runs, "grad_norm_postclip"), runs, "after: ")
-    after = after[~after["curve"].str.startswith("after: failed")]
-    parts = [fan(before, runs, "before: "), after, largest.assign(curve="before: largest"), deaths(before, runs)]
+    after = in_windows(tables, runs, "grad_norm_postclip")
+    parts = [*fan(before, by_id, "before: "), *fan(after, by_id, "after: "), *failures(before, by_id, "before: ")]
+    parts += [_curve(arm, "before: largest", mine.max()) for arm, mine in _by_arm(largest, by_id)]
     data = _joined(parts)
     return data.loc[data["value"] > 0]
 
@@ -99,12 +121,11 @@ def gradient_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 def clipped_data(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Mean clipped fraction over all runs while they last, in at most 25 windows, and how many runs those are."""
     points = in_windows(tables, runs, "clipped_fraction", "mean", 25)
-    points = points.merge(runs[["run_id", "condition", "label"]], on="run_id")
-    grouped = points.groupby(["condition", "label", "step"], sort=False, as_index=False)
-    data = pd.DataFrame(grouped.agg(mean=("value", "mean"), n=("value", "size")))
-    place = {arm: i for i, arm in enumerate(zip(runs["condition"], runs["label"], strict=True))}
-    order = [place[arm] for arm in zip(data["condition"], data["label"], strict=True)]
-    return data.assign(order=order).sort_values(["order", "step"], ignore_index=True).drop(columns="order")
+    parts = [
+        _curve(arm, "mean", mine.mean()).assign(n=mine.count()[lambda n: n > 0].to_numpy())
+        for arm, mine in _by_arm(points, runs.set_index("run_id"))
+    ]
+    return _joined(parts).rename(columns={"value": "mean"}).drop(columns="curve")
 
 
 def arms_data(arms: Sequence[ArmSummary]) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from study.condition_panels import (
 from study.drawing import Drawing
 from study.fans import gradient_norms, loss_curves
 from study.figure_data import (
+    MOST_FAILED,
     arms_data,
     clipped_data,
     final_loss_data,
@@ -175,7 +176,8 @@ def _of_condition(
         yield Drawing(
             name=f"loss_{name}", title=f"Loss: {condition}", figure=loss_curves(loss, counts), data=loss,
             caption="Training loss, median and quartiles over the runs that did not fail; failed runs are drawn one by "
-            "one with a cross where they failed; open circles are validations, horizontal lines the baselines.",
+            f"one, of each arm the first {MOST_FAILED}, with a cross where each failed; open circles are validations, "
+            "horizontal lines the baselines.",
             alt=f"Loss curves per arm in {condition}. {told}.",
         )  # fmt: skip
     if len(norms):

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ptycho.errors import InputError
 
@@ -63,30 +64,35 @@ class StepTable:
             yield batch.to_pandas().astype({"run_id": str})
 
 
-def windowed(parts: Iterable[pd.DataFrame], column: str, width: int, how: str = "median") -> pd.DataFrame:
-    """A column of each run in windows of ``width`` steps: ``run_id, step, value``, at each window's end.
+def windowed(parts: Iterable[pd.DataFrame], column: str, width: int, last: int, how: str = "median") -> pd.DataFrame:
+    """A column of each run in windows of ``width`` steps: a row for each ``run_id``, a column for each window's end.
 
     Args:
         parts: rows with ``run_id``, ``step`` and the column; a run's rows stand together, in order.
         column: what is looked at; infinities and missing numbers are left out.
         width: steps of a window.
-        how: what becomes of a window's values: ``median``, ``mean`` or ``max``.
+        last: the highest step.
+        how: what becomes of a window's values: ``median``, ``mean`` or ``max``; NaN where there are none.
     """
-    done, rest = [], pd.DataFrame({"run_id": pd.Series(dtype=str), "step": [], "value": []}).astype({"step": int})
+    ends = np.arange(width, last + width, width)
+    found: dict[str, NDArray[np.float64]] = {}
+
+    def keep(rows: pd.DataFrame) -> None:
+        windows = rows.groupby(["run_id", "window"], sort=False, as_index=False).agg({"value": how})
+        for run_id, window, value in windows.itertuples(index=False):
+            found.setdefault(run_id, np.full(len(ends), np.nan))[window] = value
+
+    rest = pd.DataFrame()
     for part in parts:
-        last = (np.ceil(part["step"] / width) * width).astype(int)
         value = part[column].replace([np.inf, -np.inf], np.nan)
-        rows = pd.DataFrame({"run_id": part["run_id"].astype(str), "step": last, "value": value})
-        rows = pd.concat([rest, rows], ignore_index=True) if len(rest) else rows
-        unfinished = (rows["run_id"] == rows["run_id"].iloc[-1]) & (rows["step"] == rows["step"].iloc[-1])
-        done.append(_condensed(rows[~unfinished], how))
+        window = np.maximum(part["step"] - 1, 0) // width
+        rows = pd.concat([rest, pd.DataFrame({"run_id": part["run_id"], "window": window, "value": value})])
+        unfinished = (rows["run_id"] == rows["run_id"].iloc[-1]) & (rows["window"] == rows["window"].iloc[-1])
+        keep(rows[~unfinished])
         rest = rows[unfinished]
-    return pd.concat([*done, _condensed(rest, how)], ignore_index=True)
-
-
-def _condensed(rows: pd.DataFrame, how: str) -> pd.DataFrame:
-    windows = rows.groupby(["run_id", "step"], sort=False, as_index=False).agg({"value": how})
-    return pd.DataFrame(windows).dropna()
+    if len(rest):
+        keep(rest)
+    return pd.DataFrame.from_dict(found, orient="index", columns=ends)
 
 
 def write_steps(path: Path, folders: Sequence[Path]) -> list[str]:

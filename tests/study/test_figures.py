@@ -65,16 +65,29 @@ def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_st
     assert died["step"] == tables.runs["failed_at_step"].max()
 
 
+def test_of_many_failed_runs_some_are_drawn_and_every_death(tmp_path, write_study_folder):
+    out = write_study_folder(tmp_path, {"overload": {"none": (1, 0, 45)}}, steps=20, side=12)
+    tables = collect(out)
+    data = figure_data.loss_data(tables, figure_data.labelled(tables))
+    assert data["curve"].str.startswith("failed ").groupby(data["curve"]).any().sum() == figure_data.MOST_FAILED
+    assert (data["curve"] == "died").sum() == 45
+
+
 def test_a_spike_of_one_step_survives_the_windows():
     steps = pd.DataFrame({"run_id": "a", "step": range(1, 1001), "g": 1.0})
     steps.loc[537, "g"] = 1e4
-    assert windowed([steps], "g", 10, "max")["value"].max() == 1e4
-    assert windowed([steps], "g", 10)["value"].tolist() == [1.0] * 100
+    assert windowed([steps], "g", 10, 1000, "max").loc["a"].max() == 1e4
+    assert windowed([steps], "g", 10, 1000).loc["a"].tolist() == [1.0] * 100
 
 
 def test_windows_leave_infinities_out():
     steps = pd.DataFrame({"run_id": "a", "step": [1, 2, 3], "g": [1.0, np.inf, np.nan]})
-    assert windowed([steps], "g", 1)["value"].tolist() == [1.0]
+    assert windowed([steps], "g", 1, 3).loc["a"].dropna().to_dict() == {1: 1.0}
+
+
+def test_the_first_step_is_in_the_first_window():
+    steps = pd.DataFrame({"run_id": "a", "step": range(20), "g": 1.0}).assign(g=lambda rows: rows["step"] == 0)
+    assert windowed([steps], "g", 10, 19, "max").loc["a"].to_dict() == {10: 1.0, 20: 0.0}
 
 
 @pytest.mark.parametrize("size", [1, 7, 10, 33])
@@ -83,8 +96,9 @@ def test_windows_do_not_depend_on_where_the_parts_end(size, how):
     values = np.random.default_rng(0).standard_normal(60)
     steps = pd.DataFrame({"run_id": ["a"] * 35 + ["b"] * 25, "step": [*range(1, 36), *range(1, 26)], "g": values})
     parts = [steps.iloc[k : k + size] for k in range(0, 60, size)]
-    whole = steps.assign(step=-(-steps["step"] // 10) * 10).groupby(["run_id", "step"])["g"].agg(how).reset_index()
-    pd.testing.assert_frame_equal(windowed(parts, "g", 10, how), whole.rename(columns={"g": "value"}))
+    whole = steps.assign(step=-(-steps["step"] // 10) * 10).groupby(["run_id", "step"])["g"].agg(how)
+    whole = whole.reset_index().pivot_table(index="run_id", columns="step", values="g")
+    pd.testing.assert_frame_equal(windowed(parts, "g", 10, 35, how), whole, check_names=False)
 
 
 def test_survival_curves_reach_the_end_of_the_study(draw):
