@@ -35,8 +35,9 @@ docs: $(STAMP) # the notebooks look at a small study, which is trained if it is 
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers,docs]' --constraint $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet --no-deps timm zclip --constraint $(CONSTRAINTS) # timm as a whole wants torchvision
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test,peers,docs]' --constraint $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps timm zclip --constraint $(CONSTRAINTS) # timm as a whole wants torchvision
+	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null # what pip does on one core; some packages bring files that are no Python
 	touch $@
 
 clean:

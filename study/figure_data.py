@@ -55,10 +55,12 @@ def failures(points: pd.DataFrame, runs: pd.DataFrame, prefix: str = "") -> list
     curves = []
     for arm, mine in _by_arm(points, runs):
         failed = runs.loc[mine.index].query("outcome == 'failed'").sort_values("replicate", kind="stable")
-        for replicate, (_, values) in zip(failed["replicate"].head(MOST_FAILED), mine.loc[failed.index].iterrows()):
+        shown = failed.head(MOST_FAILED)
+        for replicate, (_, values) in zip(shown["replicate"], mine.loc[shown.index].iterrows(), strict=True):
             curves.append(_curve(arm, f"{prefix}failed {replicate}", values))
         deaths = failed["failed_at_step"].dropna().astype(float).sort_values(kind="stable")
-        near = [_nearest(values, step) for step, (_, values) in zip(deaths, mine.loc[deaths.index].iterrows())]
+        found = zip(deaths, mine.loc[deaths.index].iterrows(), strict=True)
+        near = [_nearest(values, step) for step, (_, values) in found]
         curves.append(_curve(arm, "died", pd.Series(near, index=deaths.to_numpy(), dtype=float)))
     return curves
 
