@@ -25,8 +25,8 @@ from ptycho_torch.dataset import evaluation_loader, training_loader
 from ptycho_torch.ensemble import EnsembleTrainer, Member
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from study.divergence import DivergenceRule
-from study.grid_lines_torch_runner import make_trainer
 from study.records import RunRecorder
+from study.run_training import make_trainer
 
 ARMS = (("none", None), ("norm", 1.0), ("value", 0.01), ("agc", 0.01), ("agc_unit", 0.01))  # the default study's
 GOALS = {4: None, 8: None, 16: 2.2}

@@ -41,8 +41,8 @@ from ptycho_torch.telemetry import NoSink, Sink, StepBuffer, UpdateMeter
 from ptycho_torch.train_utils import GradientClipper
 from study.divergence import DivergenceRule
 from study.ensembles import MOST
-from study.grid_lines_torch_runner import make_trainer
 from study.records import STEPS_FILE, RunRecorder
+from study.run_training import make_trainer
 from study.tracking_notes import NOTE_FILE
 
 WARM_UP = 2  # steps of a training that are not timed

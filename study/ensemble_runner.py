@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.grid_lines_torch_runner import (
-    TorchRunnerConfig,
-    Trained,
-    cached_baselines,
-    load_splits,
-    prepare_training,
-    score_training,
-)
+from study.grid_lines_torch_runner import score_training
 from study.records import write_results
 from study.result import identity_row
+from study.run_config import TorchRunnerConfig
+from study.run_frames import cached_baselines, load_splits
+from study.run_training import Trained, prepare_training
 from study.seeds import seeds_of
 
 

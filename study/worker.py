@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def prepare_dataset(spec: RunSpec, folder: Path, losses: tuple[str, ...]) -> DataFiles:
     """Make the frames of ``spec`` and their baselines under each of ``losses``."""
-    from study.grid_lines_torch_runner import cached_baselines, load_splits
+    from study.run_frames import cached_baselines, load_splits
 
     load_plugins(spec.settings.plugin)
     files = prepare_data(spec.settings, folder)
@@ -89,7 +89,7 @@ def _train(training: Training) -> dict[str, Any]:
 
 def runner_config(spec: RunSpec, files: DataFiles, folder: Path, *, stop_failed: bool) -> Any:
     """The run's settings with the files it reads and the folder it writes."""
-    from study.grid_lines_torch_runner import TorchRunnerConfig
+    from study.run_config import TorchRunnerConfig
 
     settings = spec.settings
     return TorchRunnerConfig(

@@ -23,8 +23,9 @@ from ptycho.errors import InputError
 from study.design import RunSpec
 from study.disk import require_space, space_needed
 from study.engines import Ended, Job
-from study.grid_lines_torch_runner import TorchRunnerConfig, run_grid_lines_torch
+from study.grid_lines_torch_runner import run_grid_lines_torch
 from study.local_engine import LocalEngine
+from study.run_config import TorchRunnerConfig
 from study.settings import RunSettings
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -18,7 +18,8 @@ from ptycho_torch.dataset import evaluation_loader, training_loader
 from ptycho_torch.losses import LossScale
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from ptycho_torch.telemetry import EvalRecord, StepRecord
-from study.grid_lines_torch_runner import TorchRunnerConfig, make_trainer, planned_steps
+from study.run_config import TorchRunnerConfig
+from study.run_training import make_trainer, planned_steps
 
 TOY_DATA: dict[str, Any] = {
     "object_size": 48,

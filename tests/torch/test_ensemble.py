@@ -23,7 +23,7 @@ from ptycho_torch.generators import NETWORKS
 from ptycho_torch.losses import LossScale
 from ptycho_torch.model import PtychoPINN_Lightning, build_model
 from ptycho_torch.telemetry import StepRecord
-from study.grid_lines_torch_runner import make_trainer, planned_steps
+from study.run_training import make_trainer, planned_steps
 
 NETWORK = {"N": 16, "fno_width": 4, "fno_modes": 3, "fno_blocks": 2, "fno_cnn_blocks": 1}
 TRAINING = {"batch_size": 4, "max_steps": 6, "eval_every": 3, "device": "cpu", "learning_rate": 3e-3}

@@ -22,12 +22,9 @@ from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from study.command import run_command
 from study.grid_lines_torch_runner import (
-    TorchRunnerConfig,
     build_parser,
-    cached_baselines,
     compute_metrics,
     load_cached_dataset,
-    load_splits,
     main,
     run_grid_lines_torch,
     run_torch_inference,
@@ -35,6 +32,8 @@ from study.grid_lines_torch_runner import (
     setup_torch_configs,
     to_complex_patches,
 )
+from study.run_config import TorchRunnerConfig
+from study.run_frames import cached_baselines, load_splits
 from study.seeds import seeds_of
 
 MakeConfig = Callable[..., TorchRunnerConfig]

@@ -18,8 +18,10 @@ from ptycho.cache import load_split, save_split
 from ptycho.faults import inject, parse_fault
 from ptycho_torch.baselines import compute_baselines
 from ptycho_torch.losses import LOSSES, LossScale
-from study.grid_lines_torch_runner import TorchRunnerConfig, load_splits, run_torch_inference, run_torch_training
+from study.grid_lines_torch_runner import run_torch_inference, run_torch_training
 from study.quality import compute_metrics
+from study.run_config import TorchRunnerConfig
+from study.run_frames import load_splits
 from study.seeds import seeds_of
 
 MASK = np.ones((16, 16), bool)

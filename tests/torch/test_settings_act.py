@@ -20,13 +20,10 @@ from ptycho.config.config import ModelConfig
 from ptycho.errors import InputError
 from ptycho_torch.config_params import TrainingConfig
 from ptycho_torch.generators import build_generator, count_parameters
-from study.grid_lines_torch_runner import (
-    TorchRunnerConfig,
-    Trained,
-    cached_baselines,
-    load_splits,
-    run_torch_training,
-)
+from study.grid_lines_torch_runner import run_torch_training
+from study.run_config import TorchRunnerConfig
+from study.run_frames import cached_baselines, load_splits
+from study.run_training import Trained
 from study.seeds import seeds_of
 
 

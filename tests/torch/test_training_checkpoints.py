@@ -17,15 +17,17 @@ import pytest
 import torch
 
 from ptycho.errors import InputError
-from study.grid_lines_torch_runner import TorchRunnerConfig, run_grid_lines_torch
+from study.grid_lines_torch_runner import run_grid_lines_torch
 from study.records import RunRecorder
+from study.run_config import TorchRunnerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {"max_steps": 205, "eval_every": 5, "gradient_clip_algorithm": "zclip", "gradient_clip_val": 2.5}
 RECORDS = ("steps.jsonl", "evals.jsonl", "layer_norms.jsonl")
 TRAIN = """
 import json, sys
-from study.grid_lines_torch_runner import TorchRunnerConfig, run_grid_lines_torch
+from study.grid_lines_torch_runner import run_grid_lines_torch
+from study.run_config import TorchRunnerConfig
 run_grid_lines_torch(TorchRunnerConfig(**json.loads(sys.argv[1]) | {"fault": (), "plugin": ()}))
 """
 RunConfig = Callable[..., TorchRunnerConfig]
