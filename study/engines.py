@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from study.settings import RunSettings
 
 ATTEMPTS = 3  # of a run that is killed from outside
-LOAD = ("study.grid_lines_torch_runner", "ptycho_torch.checkpoints", "ptycho_torch.model")
+LOAD = (
+    "study.grid_lines_torch_runner",
+    "ptycho_torch.baselines",
+    "ptycho_torch.checkpoints",
+    "ptycho_torch.ensemble",
+)
 """What trains: loaded by a worker before its first job, so that no run's time holds it."""
 
 
