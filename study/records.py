@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho.errors import InputError
 from study.divergence import DivergenceRule
 
 if TYPE_CHECKING:  # the driver writes records too, and needs no torch
@@ -67,13 +69,34 @@ def complete_result(folder: Path) -> None:
         (folder / PENDING_FILE).unlink()
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where the file is missing or holds anything else."""
+def require_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or holds anything else.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_shared)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); allowed: the file as the study wrote it"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}; allowed: a JSON object")
+    return value
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names and texts are those of every other one that has them: a study has thousands."""
+    return {sys.intern(name): sys.intern(value) if isinstance(value, str) else value for name, value in pairs}
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """As :func:`require_object`; None where that raises."""
+    try:
+        return require_object(path)
+    except InputError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def sync_folder(folder: Path) -> None:

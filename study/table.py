@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ptycho.errors import InputError, unknown_name
+from study.records import require_object
 from study.step_table import StepTable, read_evals, write_steps
 
 OUTCOMES = ("ok", "plateau", "failed", "oom", "error", "timeout", "killed")
@@ -124,7 +124,7 @@ def read_study(out: Path) -> dict[str, Any]:
     path = out / "study.json"
     if not path.is_file():
         raise InputError(f"{out}: no study.json there; allowed: a folder that a study has written")
-    study = _read_object(path)
+    study = require_object(path)
     for key in ("regimes", "algorithms"):
         entries = study.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) and "name" in e for e in entries):
@@ -154,23 +154,6 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names and texts are those of every other one that has them: a study has thousands."""
-    return {sys.intern(name): sys.intern(value) if isinstance(value, str) else value for name, value in pairs}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_shared)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({error}); allowed: the file as the study wrote it"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}; allowed: a JSON object")
-    return value
-
-
 def _read_results(out: Path, wanted: Sequence[str] | None) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Rows of the finished runs, and the names of folders without a result.
 
@@ -187,7 +170,7 @@ def _read_results(out: Path, wanted: Sequence[str] | None) -> tuple[list[dict[st
 
 def _read_result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
-    row = _read_object(path)
+    row = require_object(path)
     row |= {key: None for key in INTEGER_COLUMNS if row.get(key) != row.get(key)}
     for key in REQUIRED:
         if row.get(key) is None:
@@ -218,7 +201,7 @@ def _allowed(key: str, value: Any) -> str:
 def _asked(folder: Path) -> dict[str, Any]:
     """The settings asked for, which stand in for the realised ones of a run that died before it had any."""
     path = folder / "spec.json"
-    settings = _read_object(path).get("settings") if path.is_file() else None
+    settings = require_object(path).get("settings") if path.is_file() else None
     return settings if isinstance(settings, dict) else {}
 
 

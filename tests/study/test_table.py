@@ -129,6 +129,12 @@ def test_a_damaged_result_is_named(tmp_path, write_study_folder, change, message
         collect(tmp_path)
 
 
+def test_json_that_is_nested_too_deep_is_named(tmp_path):
+    (tmp_path / "study.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"study\.json: cannot be read as JSON"):
+        collect(tmp_path)
+
+
 def test_a_truncated_result_and_a_folder_that_is_no_study_are_named(tmp_path, write_study_folder):
     with pytest.raises(InputError, match=r"no study\.json there"):
         collect(tmp_path)
