@@ -65,6 +65,18 @@ def test_quartiles_leave_failed_runs_out_and_show_them_singly(tmp_path, write_st
     assert died["step"] == tables.runs["failed_at_step"].max()
 
 
+@pytest.mark.parametrize("arms", [1, 2, 3, 5])
+def test_a_legend_is_no_wider_than_its_figure(draw, arms):
+    counts = dict.fromkeys(["none", "norm", "value", "agc", "agc_unit"][:arms], (1, 1, 1))
+    drawn = draw({"overload": counts})
+    for name in ("loss_01_overload", "gradient_norm_01_overload", "survival"):
+        figure = drawn[name].figure
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x0 >= 0
+        assert legend.get_window_extent().x1 <= figure.bbox.width
+
+
 def test_of_many_failed_runs_some_are_drawn_and_every_death(tmp_path, write_study_folder):
     out = write_study_folder(tmp_path, {"overload": {"none": (1, 0, 45)}}, steps=20, side=12)
     tables = collect(out)
