@@ -10,6 +10,7 @@ failures would bias the failure probability that the study is there to measure.
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import signal
 import time
@@ -54,7 +55,6 @@ class LocalEngine:
         self.workers, self.threads, self.time_limit_s = workers, threads, time_limit_s
         self._environment, self._load, self._gpus = dict(environment), load, gpus
         self._pool: list[Worker] = []
-        self._has_gpus = bool(visible_gpus(environment))
         self._false_starts = 0
 
     @classmethod
@@ -84,7 +84,7 @@ class LocalEngine:
                 for worker in self._idle[: len(waiting)]:
                     worker.hand_over(*waiting.popleft())
                 for worker in self._stirring():
-                    ended = self._look_at(worker)
+                    ended = self._look_at(worker) if worker in self._pool else None
                     if ended is not None:
                         yield ended
                         if ended.again:
@@ -110,9 +110,14 @@ class LocalEngine:
                 self._pool.append(Worker.start(environment, self.threads, self._load, fork=fork, gpu=gpu))
             except WorkerDiedError as error:
                 self._count_false_start(str(error))
+                time.sleep(0.1)  # a process that is killed hangs up before it is known to be dead
 
     def _open_nursery(self) -> bool:
-        return not self._has_gpus and open_nursery(self.threads, self._load)
+        return not self._sees_gpus and open_nursery(self.threads, self._load)
+
+    @functools.cached_property
+    def _sees_gpus(self) -> bool:
+        return bool(self._gpus or visible_gpus(self._environment))
 
     def _drop(self, worker: Worker) -> None:
         worker.end()
@@ -159,11 +164,14 @@ class LocalEngine:
     def _bury(self, worker: Worker) -> Ended | None:
         """What the death of a worker means for its job."""
         self._drop(worker)
+        code, message = worker.process.exitcode or 0, f"worker process {in_words(worker)}"
+        if code == NURSERY_DIED:  # its siblings are dying; what works on a job is still heard of
+            for sibling in [other for other in self._pool if other.job is None]:
+                self._drop(sibling)
         if worker.job is None:
             if not worker.ready:
                 self._count_false_start(f"the last one {in_words(worker)}")
             return None
-        code, message = worker.process.exitcode or 0, f"worker process {in_words(worker)}"
         word: OutcomeWord = "killed" if -code in FROM_OUTSIDE or code == NURSERY_DIED else "error"
         if -code == signal.SIGKILL and oom_kills() > worker.ooms:
             word, message = "oom", f"{message}, for want of memory"

@@ -223,9 +223,10 @@ def _die_with_the_driver() -> None:
     """Or with the nursery, without which the driver would not hear of this process any more."""
     driver = multiprocessing.parent_process()
     assert driver is not None
-    if sys.platform == "linux":
-        wait([driver.sentinel, os.pidfd_open(os.getppid())])
-    driver.join()
+    ends = [driver.sentinel]
+    with contextlib.suppress(AttributeError, OSError):  # before Linux 5.3, and elsewhere, nobody can be asked
+        ends.append(os.pidfd_open(os.getppid()))
+    wait(ends)
     os._exit(1)
 
 

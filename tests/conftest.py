@@ -24,7 +24,6 @@ from typing import Any
 
 import hypothesis
 import numpy as np
-import psutil
 import pytest
 
 # the same examples every time, however busy the machine is
@@ -320,22 +319,6 @@ def call() -> Call:
         return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())
 
     return run
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Whether a process is one that trains: forked from the one that has loaded torch for all of them."""
-    parent = process.parent()
-    return parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
-
-
-@pytest.fixture(scope="session")
-def workers_of() -> Callable[[int], list[psutil.Process]]:
-    """The workers of the study that a process drives."""
-
-    def find(pid: int) -> list[psutil.Process]:
-        return [process for process in psutil.Process(pid).children(recursive=True) if is_worker(process)]
-
-    return find
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.processes import workers_of
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -50,7 +52,7 @@ def needs_a_disk(disk: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_training_tried_again_and_a_second_start_is_refused(
-    study: Any, until: Until, workers_of: Any
+    study: Any, until: Until
 ) -> None:
     process = study.start()
     study.after_a_run(process)

@@ -20,6 +20,7 @@ from study.engines import Job
 from study.local_engine import LocalEngine
 from study.ray_engine import RayEngine, connect, import_ray
 from study.ray_node import SCRATCH, fetch, moved, put_back, take_away
+from tests.processes import is_worker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*path_separator.*:DeprecationWarning"),
@@ -47,7 +48,7 @@ class TwoNodes:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 here = process.environ().get(SCRATCH) == str(self.scratch)
-                if here and "forkserver" in " ".join((process.parent() or process).cmdline()):
+                if here and is_worker(process):
                     found.append(process)
         return found
 

@@ -26,6 +26,7 @@ from study.records import PENDING_FILE, RESULT_FILE, SPEC_FILE, STEPS_FILE, comp
 from study.settings import RunSettings, StudyConfig
 from study.tracking_uri import worker_environment
 from study.trainings import prepare_datasets, train
+from tests.processes import workers_of
 
 TOY: dict[str, Any] = {
     **{"N": 16, "object_size": 48, "n_lines": 20, "validation_fraction": 0.2},
@@ -240,7 +241,7 @@ def test_a_study_goes_on_with_what_is_left_of_a_group(alone: Toy, together: Toy,
 
 
 @pytest.fixture
-def struck(workers_of: Any) -> Iterator[Any]:
+def struck() -> Iterator[Any]:
     """Strike the first worker that has recorded a step, once."""
     threads = []
 

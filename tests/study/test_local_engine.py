@@ -17,7 +17,7 @@ import pytest
 from ptycho.errors import InputError
 from study.engines import Ended, Job
 from study.local_engine import LocalEngine, default_workers
-from study.pool import JobError
+from study.pool import JobError, Worker, open_nursery
 
 ENVIRONMENT = dict(os.environ)
 
@@ -70,6 +70,13 @@ def lives(pid: int) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def ends(pid: int) -> bool:
+    end = time.monotonic() + 20
+    while lives(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not lives(pid)
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +137,15 @@ def test_an_unexpected_exception_comes_with_its_traceback(engine: LocalEngine) -
         list(engine.run([Job("x", double, (None,))]))
 
 
-def test_workers_that_cannot_start_end_the_study() -> None:
-    environment: dict[str, Any] = {**ENVIRONMENT, "NOT_TEXT": 3}
+@pytest.mark.parametrize("gpus", ["", "0"])
+def test_workers_that_cannot_start_end_the_study(gpus: str, capfd: pytest.CaptureFixture[str]) -> None:
+    environment: dict[str, Any] = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": gpus, "NOT_TEXT": 3}
     with (
         LocalEngine(1, 1, None, environment, ()) as pool,
         pytest.raises(ChildProcessError, match="cannot be started: the last one ended with exit code 1"),
     ):
         list(pool.run([Job("x", double, (1,))]))
+    assert not gpus or "str expected, not int" in capfd.readouterr().err  # a forked one writes where its origin does
 
 
 def test_bad_input_found_in_a_worker_is_bad_input_here(engine: LocalEngine) -> None:
@@ -185,10 +194,18 @@ def test_a_worker_whose_origin_is_killed_dies_with_it_and_its_run_is_tried_again
     assert first.outcome is not None
     assert (first.outcome.word, first.again, again.value) == ("killed", True, mark.read_text())
     assert "of which nothing more is known" in first.message
-    end = time.monotonic() + 20
-    while lives(int(again.value)) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not lives(int(again.value))
+    assert ends(int(again.value))
+
+
+def test_a_worker_does_not_outlive_its_origin_though_the_driver_holds_on_to_it() -> None:
+    assert open_nursery(1, ())
+    worker = Worker.start(ENVIRONMENT, 1, (), fork=True)
+    assert worker.pipe.poll(60)
+    pid = worker.process.pid
+    assert pid is not None
+    os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+    assert ends(pid)
+    worker.end()
 
 
 def test_a_hang_ends_at_the_time_limit() -> None:
