@@ -43,7 +43,7 @@ def require_writable(out: Path) -> None:
 
 
 def study_record(plan: Plan) -> dict[str, Any]:
-    """What ``study.json`` says before the first round; a study that goes on keeps its id and its date.
+    """What ``study.json`` says before the first round; a study that goes on keeps its id, its date and its runs.
 
     Raises:
         InputError: the folder holds a study of another preset.
@@ -75,7 +75,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "adaptive": plan.config.adaptive,
         "control": CONTROL,
         "command": plan.command,
-        "runs": [],
+        "runs": kept.get("runs", []),
     }
 
 
@@ -138,7 +138,8 @@ def train_rounds(
 ) -> None:
     """Train round after round what has no result yet, on the study's engine, and send records as they come.
 
-    What has finished decides what comes next, whether it was trained now or before.
+    What has finished decides what comes next, whether it was trained now or before. The runs that an earlier start
+    has listed stay listed until it is known which they are now.
 
     Args:
         plan, study, tracker: the study, its record, its place in MLflow.
@@ -152,17 +153,19 @@ def train_rounds(
     from study.trainings import prepare_datasets, train
 
     finished: list[Finished] = []
+    called_for: list[str] = []
     files: dict[str, DataFiles] = {}
     shipper = Shipper(tracker, plan.out).start()
     try:
         with StudyProgress() as progress:
             progress.say(f"MLflow: {where}")
             while specs := plan.design.next_runs(plan.overrides, finished):
-                study["runs"] += [spec.run_id for spec in specs]
-                write_json(plan.out / STUDY_FILE, study)
+                called_for += [spec.run_id for spec in specs]
                 for spec in specs:
                     complete_result(plan.run_folder(spec))
                 todo = unfinished(plan, specs)
+                if todo:
+                    write_json(plan.out / STUDY_FILE, study | {"runs": called_for})
                 require_space(plan.out, todo)
                 progress.say(f"{len(specs)} runs, {len(specs) - len(todo)} of them finished before; {plan.out}")
                 progress.expect(len(todo))
@@ -170,6 +173,7 @@ def train_rounds(
                     files |= prepare_datasets(plan, todo, engine, files)
                     train(plan, specs, files, engine, progress)
                 finished += [ending_of(plan, spec) for spec in specs]
+            write_json(plan.out / STUDY_FILE, study | {"runs": called_for})
     finally:
         unsent = shipper.stop()
     if unsent:
