@@ -21,7 +21,6 @@ from study.table import JUDGED, Tables
 
 CONDITION = ("regime", "N", "architecture", "fno_blocks", "optimizer", "learning_rate")
 ARM = ("algorithm", "threshold")
-TUNING = "-tuning"  # a regime's name with this is the regime in which its thresholds are chosen
 PairedTest = Callable[[int, int], float]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import re
@@ -90,6 +92,7 @@ def run_command(main: Callable[[], int]) -> int:
     )
     heard: list[int] = []
     _listen(heard)
+    atexit.register(gc.freeze)  # or a second goes by at the end with taking MLflow, pandas and the like to pieces
     try:
         return main()
     except InputError as error:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from study.arms import TUNING
 from study.critical_rates import frontier_setting
+from study.design import TUNING
 from study.drawing import Drawing, legend_below, log_axis, panels, plain, styled, styles_of
 from study.summaries import ArmSummary
 

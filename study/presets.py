@@ -1,4 +1,8 @@
-"""The named designs, and what the user makes of them. Presets are functions that return a design."""
+"""The named designs, and what the user makes of them. Presets are functions that return a design.
+
+One that goes on in rounds loads the statistics by which it does; the others leave that second to the report, so that
+the workers of a study start the sooner.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,7 @@ from typing import Any
 
 from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.errors import InputError, unknown_name
-from study.adaptive import MOST
-from study.arms import TUNING
-from study.design import CONTROL, Arm, Design, Regime, parse_arm
-from study.rounds import add_replicates, choose_thresholds, search_frontier
+from study.design import CONTROL, TUNING, Arm, Design, Regime, parse_arm
 from study.settings import StudyConfig
 
 
@@ -41,6 +42,9 @@ def _adaptive(design: Design, preset: str) -> Design:
         raise InputError(f"adaptive: the preset {preset} has rounds of its own; allowed: any other preset")
     if CONTROL not in names or len(names) < 2:
         raise InputError(f"adaptive: {', '.join(names)} leaves nothing to compare; allowed: {CONTROL} and others")
+    from study.adaptive import MOST
+    from study.rounds import add_replicates
+
     return dataclasses.replace(design, rounds=add_replicates, replicates=tuple(range(MOST)))
 
 
@@ -200,6 +204,8 @@ FRONTIER_REGIME = Regime(
 
 def frontier() -> Design:
     """The learning rate at which half of the runs fail, for each algorithm: about ten minutes on two cores."""
+    from study.rounds import search_frontier
+
     return Design(
         title="How high a learning rate does each gradient clipping bear?",
         regimes=(FRONTIER_REGIME,),
@@ -229,6 +235,8 @@ def depth() -> Design:
 
 def thresholds() -> Design:
     """Each algorithm at its best threshold, which was chosen on other replicates than those it is judged on."""
+    from study.rounds import choose_thresholds
+
     judged = (OVERLOAD_REGIME, RATE_STRESS_REGIME)
     return Design(
         title="Which gradient clipping is best, each at its own best threshold?",

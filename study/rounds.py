@@ -17,8 +17,7 @@ import numpy as np
 
 from ptycho.config.algorithms import ALGORITHMS
 from study.adaptive import BATCH, FIRST, Pairs, decide
-from study.arms import TUNING
-from study.design import CONTROL, Arm, Design, Finished, Regime, RunSpec
+from study.design import CONTROL, TUNING, Arm, Design, Finished, Regime, RunSpec
 from study.frontier import Point, next_rates
 from study.table import JUDGED
 
