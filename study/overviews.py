@@ -41,11 +41,22 @@ def search_data(arms: Sequence[ArmSummary], searched: set[str]) -> pd.DataFrame:
                     "share_ok": 1 - arm.p_not_ok,
                     "share_ok_low": 1 - arm.p_not_ok_high,
                     "share_ok_high": 1 - arm.p_not_ok_low,
-                    "loss": arm.val_loss_iqm_all,
+                    "relative_loss": arm.relative_loss_median,
                     "chosen": (arm.regime.removesuffix(TUNING), arm.algorithm, arm.threshold) in judged,
                 }
             )
-    columns = ["setting", "line", "axis", "x", "n", "n_ok", "share_ok", "share_ok_low", "share_ok_high", "loss"]
+    columns = [
+        "setting",
+        "line",
+        "axis",
+        "x",
+        "n",
+        "n_ok",
+        "share_ok",
+        "share_ok_low",
+        "share_ok_high",
+        "relative_loss",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "chosen"])
 
 
@@ -56,11 +67,11 @@ def search_figure(data: pd.DataFrame) -> Figure:
     figure, axes = panels(2 * len(groups), columns=2, width_in=4.8, height_in=2.8)
     styles = styles_of(data["line"].tolist())
     for (name, setting), share, loss in zip(groups, axes[::2], axes[1::2], strict=True):
-        for ax, column in ((share, "share_ok"), (loss, "loss")):
+        for ax, column in ((share, "share_ok"), (loss, "relative_loss")):
             for label, line in setting.groupby("line", sort=False):
                 style = styles[str(label)]
                 looks = {"color": style.colour, "linestyle": style.dash, "label": plain(str(label))}
-                if (line["x"] <= 0).all():
+                if not (line["x"] > 0).any():
                     ax.axhline(line[column].iloc[0], **looks)
                     continue
                 ax.plot(line["x"], line[column], marker=style.marker, ms=4, **looks)
@@ -71,11 +82,11 @@ def search_figure(data: pd.DataFrame) -> Figure:
             ax.set(xscale="log", title=plain(name, 60), xlabel=AXES[str(setting["axis"].iloc[0])])
             log_axis(ax.xaxis, *ax.get_xlim())
         share.set_ylim(-0.03, 1.03)
-        if (setting["loss"].min() > 0) and np.isfinite(setting["loss"]).any():
+        if setting["relative_loss"].min() > 0 and np.isfinite(setting["relative_loss"]).any():
             loss.set_yscale("log")
             log_axis(loss.yaxis, *loss.get_ylim())
         share.set_ylabel("share of runs that are ok")
-        loss.set_ylabel("final validation loss,\nfailures counted")
+        loss.set_ylabel("final loss / constant object's,\nmedian, failures at 1")
     legend_below(figure, axes)
     return figure
 
@@ -83,14 +94,18 @@ def search_figure(data: pd.DataFrame) -> Figure:
 def search_overview(arms: Sequence[ArmSummary], searched: set[str]) -> Drawing | None:
     """The figure of all that was searched; None where nothing was."""
     data = search_data(arms, searched)
-    chosen = "; a large open marker is the threshold chosen for the verdict" if data["chosen"].any() else ""
+    chosen = (
+        "; a large open marker is the threshold chosen for the verdict: most runs ok, then the lowest loss"
+        if data["chosen"].any()
+        else ""
+    )
     if not len(data):
         return None
     best = data.sort_values("n_ok", kind="stable").drop_duplicates(["setting", "line"], keep="last").sort_index()
     return Drawing(
         name="search", title="What the search tried", figure=search_figure(data), data=data,
-        caption="Share of the runs that are ok, and interquartile mean of the final loss with failed runs at that of "
-        f"the constant object, over what was searched{chosen}.",
+        caption="Share of the runs that are ok, and median of the final loss in units of the constant object's, with "
+        f"failed runs at 1, over what was searched{chosen}.",
         alt="Most ok runs: " + "; ".join(
             f"{row.setting}, {row.line}: {row.n_ok} of {row.n} at {AXES[str(row.axis)]} {row.x:.3g}"
             for row in best.itertuples()

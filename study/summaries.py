@@ -43,8 +43,10 @@ class ArmSummary:
 
     The conditional quality columns (``val_loss_iqm``, ``amp_ssim_median``) hold for the runs that did not fail;
     the columns ``..._all`` and ``val_loss_median`` count a failed run at the loss of the constant object, which
-    is also the worst that any run is given. ``rmst`` is the mean number of steps survived out of ``horizon``.
-    ``run_ids`` are all its runs. ``cost_ratio`` is the arm's ``val_loss_median`` over the control's, over pairs.
+    is also the worst that any run is given; ``relative_loss_median`` is in units of that loss, run by run, so failed
+    runs are at 1, and by it a threshold is chosen. ``rmst`` is the mean number of steps survived out of
+    ``horizon``. ``run_ids`` are all its runs. ``cost_ratio`` is the arm's ``val_loss_median`` over the control's,
+    over pairs.
 
     ``loss_ratio`` and the ``..._shift`` of scores hold the arm against the control over the ``price_pairs`` replicates
     in which both are ok, with exact intervals (``study.price``).
@@ -80,6 +82,7 @@ class ArmSummary:
     rmst: float
     horizon: float
     val_loss_median: float
+    relative_loss_median: float
     val_loss_iqm: float
     val_loss_iqm_low: float
     val_loss_iqm_high: float
@@ -180,6 +183,7 @@ def _quality(arm: Arm) -> dict[str, Any]:
     everyone = interquartile_mean_interval(finite(runs["loss"]))
     return {
         "val_loss_median": median(runs["loss"]),
+        "relative_loss_median": median(runs["loss"] / runs["baseline_constant"]),
         **dict(zip(("val_loss_iqm", "val_loss_iqm_low", "val_loss_iqm_high"), survivors, strict=True)),
         **dict(zip(("val_loss_iqm_all", "val_loss_iqm_all_low", "val_loss_iqm_all_high"), everyone, strict=True)),
         "amp_ssim_median": median(alive["amp_ssim"]),

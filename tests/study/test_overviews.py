@@ -53,9 +53,9 @@ def test_the_chosen_threshold_is_marked_and_a_regime_that_is_judged_keeps_its_fi
     for threshold in (0.001, 0.01, 0.1):
         tuned = dict(threshold=threshold, suffix=str(threshold), outcome="ok", replicate=10_000, **FAST)
         write_run(tmp_path, regime="overload-tuning", algorithm="agc", **tuned)
-    write_run(tmp_path, regime="overload-tuning", algorithm="none", replicate=10_000, outcome="failed", threshold=0.0,
+    write_run(tmp_path, regime="overload-tuning", algorithm="none", replicate=10_000, outcome="failed", threshold=None,
               **FAST)  # fmt: skip
-    for algorithm, threshold in (("none", 0.0), ("agc", 0.01)):
+    for algorithm, threshold in (("none", None), ("agc", 0.01)):
         write_run(tmp_path, regime="overload", algorithm=algorithm, replicate=0, outcome="ok", threshold=threshold,
                   **FAST)  # fmt: skip
     tables = collect(tmp_path)
@@ -69,6 +69,7 @@ def test_the_chosen_threshold_is_marked_and_a_regime_that_is_judged_keeps_its_fi
     across, marked = share.lines[0], [line for line in share.lines if line.get_markersize() == 9]
     assert across.get_ydata() == [0.0, 0.0], "without a threshold there is no place on the axis"
     assert [tuple(line.get_xdata()) for line in marked] == [(0.01,)]
+    assert overview.figure.axes[1].lines[0].get_ydata() == [1.0, 1.0], "a failure is as bad as the constant object"
     drawn = {drawing.name for drawing in figures.draw_all(tables, arms)}
     assert {"search", "failure_probability", "loss_01_overload"} <= drawn
     assert not [name for name in drawn if "tuning" in name]
