@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from study.presets import make_design
 from study.rounds import FIRST_RATES
 from study.settings import StudyConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 Outcome = Callable[[RunSpec], str]
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # from inside MLflow
 
@@ -221,18 +217,13 @@ def test_what_was_broken_off_is_taken_up_where_it_was_left(
 
 
 def test_a_start_that_comes_to_nothing_leaves_the_study_listed_as_it_was(
-    frontier: Path, new_store: Path, tmp_path: Path
+    call: Callable[..., Any], frontier: Path, new_store: Path, tmp_path: Path
 ):
     out = shutil.copytree(frontier, tmp_path / "again")
-    reader, nobody_reads = os.pipe()
-    os.close(reader)
+    (out / "study.yaml").unlink()
+    (out / "study.yaml").mkdir()  # so that the study cannot write what it was asked for
     command = ["--preset", "frontier", "--algo", "none", "--algo", "agc", "--seeds", "1", *TOY, "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{new_store}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "study.shootout", *command], env=environment, stderr=nobody_reads, check=False
-    )
-    os.close(nobody_reads)
-    assert done.returncode != 0
+    assert call("shootout", *command, cwd=tmp_path, store=new_store).returncode == 1
     assert listed(out) == listed(frontier)
 
 

@@ -178,20 +178,6 @@ def test_the_same_command_again_trains_nothing(study: Finished, shootout: Shooto
     assert len(client.search_runs([experiment.experiment_id], max_results=1000)) == 13
 
 
-def test_runs_that_were_cut_short_are_run_again_and_the_numbers_are_the_same_bit_for_bit(
-    study: Finished, shootout: Shootout
-) -> None:
-    before, finished = study.runs(), study.results()
-    victims = set(before.loc[before["regime"] == "control", "run_id"])
-    for victim in victims:
-        (study.out / "runs" / victim / "result.json").unlink()
-    again = shootout(*study.command, cwd=study.folder, store=study.store)
-    assert again.returncode == 0, again.stderr
-    changed = {name for name, stamp in study.results().items() if finished[name] != stamp}
-    assert changed == victims
-    pd.testing.assert_frame_equal(study.runs().drop(columns=MAY_VARY), before.drop(columns=MAY_VARY), check_exact=True)
-
-
 def test_all_nine_algorithms_meet_in_one_study(shootout: Shootout, tmp_path: Path) -> None:
     arms = [flag for name in ALGORITHMS for flag in ("--algo", name)]
     toy = [*TOY, *arms, "--seeds", "1", "--regime", "overload", "--fault", "overload:rate=0.5,size=1000,onset=5"]
