@@ -60,7 +60,7 @@ SETS: dict[str, Callable[[], nn.Module]] = {
     "small_200": small_200,
     "default": default_model,
 }
-ROUNDS = {"hybrid_17m": 9, "small_200": 60, "default": 9}
+ROUNDS = {"hybrid_17m": 7, "small_200": 60, "default": 7}
 
 
 # the contenders ---------------------------------------------------------------------------------

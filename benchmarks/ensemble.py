@@ -1,6 +1,6 @@
 """What training together saves: an ensemble of K members against K runs in turn, on one thread.
 
-    python -m benchmarks.ensemble [--rounds 5]
+    python -m benchmarks.ensemble [--rounds 4]
 
 Both sides are a study's own: K runs in turn are as many trainings by the Lightning Trainer, with the records and
 validations of a run; the ensemble trains the same members together, with the same records. Members differ in
@@ -85,7 +85,7 @@ def compare(case: Case, sizes: tuple[int, ...], rounds: int, steps: int) -> Time
 def measure(effort: Effort) -> Iterator[Table]:
     """The ratio for each size of ensemble."""
     case, steps, sizes = (TOY, 2, (2,)) if effort.toy else (DEFAULT, 40, tuple(GOALS))
-    times = compare(case, sizes, effort.rounds_or(5), steps)
+    times = compare(case, sizes, effort.rounds_or(4), steps)
     lines = [
         Line(
             what=f"ensemble of {size} against {size} runs in turn: times faster",

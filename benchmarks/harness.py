@@ -1,6 +1,6 @@
 """What the harness adds to the training: telemetry, MLflow and the Trainer per step; a study around its trainings.
 
-    python -m benchmarks.harness [--rounds 5]
+    python -m benchmarks.harness [--rounds 4]
 
 *Per step*: a bare loop (forward, backward, clip, optimizer) on one thread; the same with records written as a study
 writes them; the same step in the Lightning Trainer with records that go nowhere, and with both; for the default model
@@ -253,7 +253,7 @@ def measure(effort: Effort) -> Iterator[Table]:
     out = Path(FOLDER.name) / "study"
     seen = watch_study(out, preset)
     mlflow_ms, steps = sending_ms(out), steps_made(out)
-    small = per_step(default, effort.rounds_or(5), 12 if effort.toy else 100, together=True)
+    small = per_step(default, effort.rounds_or(4), 12 if effort.toy else 100, together=True)
     bare_s = steps * Measured.of(small["bare"]).median / 1e3
     yield goals("The harness: a study around its trainings", [*study_lines(seen, bare_s)])
     title = "The harness: what a step takes above the bare loop"

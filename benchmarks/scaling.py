@@ -152,7 +152,7 @@ def measure(effort: Effort) -> Iterator[Table]:
     """The points and the exponents."""
     case = TOY if effort.toy else DEFAULT
     chosen = [c._replace(sizes=c.sizes[:2]) for c in curves(case)[2::3]] if effort.toy else curves(case)
-    measured = {c.name: [apart(c, size, 0.01 if effort.toy else 1.5) for size in c.sizes] for c in chosen}
+    measured = {c.name: [apart(c, size, 0.01 if effort.toy else 1.0) for size in c.sizes] for c in chosen}
     rows = [
         [name, f"{p.size:,.0f}", f"{p.step_ms:.2f}", f"{p.peak_mib:.0f}"]
         for name, p in itertools.chain.from_iterable(zip(itertools.repeat(n), p) for n, p in measured.items())
