@@ -17,7 +17,6 @@ from study.settings import RunSettings
 
 STUDY_VERSION = "0.2"  # a change means that numbers are no longer comparable
 CONTROL = "none"  # the algorithm that the others are held against
-TUNING = "-tuning"  # a regime's name with this is the regime in which its thresholds are chosen
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

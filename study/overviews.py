@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from study.critical_rates import frontier_setting
-from study.design import TUNING
 from study.drawing import Drawing, legend_below, log_axis, panels, plain, styled, styles_of
+from study.regime_names import TUNING
 from study.summaries import ArmSummary
 
 AXES = {"learning_rate": "learning rate", "threshold": "clipping threshold"}
@@ -45,19 +45,7 @@ def search_data(arms: Sequence[ArmSummary], searched: set[str]) -> pd.DataFrame:
                     "chosen": (arm.regime.removesuffix(TUNING), arm.algorithm, arm.threshold) in judged,
                 }
             )
-    columns = [
-        "setting",
-        "line",
-        "axis",
-        "x",
-        "n",
-        "n_ok",
-        "share_ok",
-        "share_ok_low",
-        "share_ok_high",
-        "relative_loss",
-    ]
-    return pd.DataFrame(rows, columns=[*columns, "chosen"])
+    return pd.DataFrame(rows)
 
 
 @styled
@@ -94,13 +82,13 @@ def search_figure(data: pd.DataFrame) -> Figure:
 def search_overview(arms: Sequence[ArmSummary], searched: set[str]) -> Drawing | None:
     """The figure of all that was searched; None where nothing was."""
     data = search_data(arms, searched)
+    if data.empty:
+        return None
     chosen = (
         "; a large open marker is the threshold chosen for the verdict: most runs ok, then the lowest loss"
         if data["chosen"].any()
         else ""
     )
-    if not len(data):
-        return None
     best = data.sort_values("n_ok", kind="stable").drop_duplicates(["setting", "line"], keep="last").sort_index()
     return Drawing(
         name="search", title="What the search tried", figure=search_figure(data), data=data,

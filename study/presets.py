@@ -12,7 +12,8 @@ from typing import Any
 
 from ptycho.config.algorithms import ALGORITHMS, ClipAlgorithm
 from ptycho.errors import InputError, unknown_name
-from study.design import CONTROL, TUNING, Arm, Design, Regime, parse_arm
+from study.design import CONTROL, Arm, Design, Regime, parse_arm
+from study.regime_names import TUNING
 from study.settings import StudyConfig
 
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from ptycho.config.algorithms import ALGORITHMS
 from study.adaptive import BATCH, FIRST, Pairs, decide
-from study.design import CONTROL, TUNING, Arm, Design, Finished, Regime, RunSpec
+from study.design import CONTROL, Arm, Design, Finished, Regime, RunSpec
 from study.frontier import Point, next_rates
+from study.regime_names import TUNING
 from study.table import JUDGED
 
 FIRST_RATES: Mapping[str, tuple[float, ...]] = {

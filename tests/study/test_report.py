@@ -235,7 +235,7 @@ def test_bad_input_is_one_line_and_status_two(capsys, arguments, message):
 
 
 def test_nothing_heavy_is_imported():
-    heavy = ("torch", "mlflow", "lightning")
+    heavy = ("torch", "mlflow", "lightning", "ptycho_torch")
     modules = "study.report_files, study.report_page, study.figures"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,20 @@ def test_the_same_command_again_trains_nothing(study: Finished, shootout: Shooto
     assert len(client.search_runs([experiment.experiment_id], max_results=1000)) == 13
 
 
+def test_runs_that_were_cut_short_are_run_again_and_the_numbers_are_the_same_bit_for_bit(
+    study: Finished, shootout: Shootout
+) -> None:
+    before, finished = study.runs(), study.results()
+    victims = set(before.loc[before["regime"] == "control", "run_id"])
+    for victim in victims:
+        (study.out / "runs" / victim / "result.json").unlink()
+    again = shootout(*study.command, cwd=study.folder, store=study.store)
+    assert again.returncode == 0, again.stderr
+    changed = {name for name, stamp in study.results().items() if finished[name] != stamp}
+    assert changed == victims
+    pd.testing.assert_frame_equal(study.runs().drop(columns=MAY_VARY), before.drop(columns=MAY_VARY), check_exact=True)
+
+
 def test_all_nine_algorithms_meet_in_one_study(shootout: Shootout, tmp_path: Path) -> None:
     arms = [flag for name in ALGORITHMS for flag in ("--algo", name)]
     toy = [*TOY, *arms, "--seeds", "1", "--regime", "overload", "--fault", "overload:rate=0.5,size=1000,onset=5"]
@@ -188,6 +204,45 @@ def test_all_nine_algorithms_meet_in_one_study(shootout: Shootout, tmp_path: Pat
     assert set(runs["outcome"]) <= {"ok", "plateau", "failed"}
     losses = runs["val_loss_final"].astype(str)
     assert losses["agc"] != losses["agc_unit"] != losses["norm"] != losses["value"] != losses["none"]
+
+
+def test_a_study_that_is_ended_goes_on_where_it_was_left(
+    study: Finished, shootout: Shootout, new_store: Path, tmp_path: Path
+) -> None:
+    """Told to end, then killed. In another folder and with one worker its numbers are those of the other study."""
+    command = [*TOY, "--workers", "1", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{new_store}"}
+
+    def results() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/result.json")}
+
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        kept = results()
+        with subprocess.Popen(
+            [sys.executable, "-m", "study.shootout", *command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+        ) as process:
+            deadline = time.monotonic() + 300
+            while len(results()) == len(kept) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(how)
+            _, err = process.communicate(timeout=300)
+        assert kept.items() <= results().items()
+        assert len(kept) < len(results()) < 12
+        if how is signal.SIGTERM:
+            assert process.returncode == 130
+            assert b"interrupted; everything finished so far is kept" in err
+            assert b"Traceback" not in err
+    kept = results()
+    again = shootout(*command, cwd=tmp_path, store=new_store)
+    assert again.returncode == 0, again.stderr
+    assert kept.items() <= results().items()
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "out" / "runs.csv").drop(columns=MAY_VARY),
+        study.runs().drop(columns=MAY_VARY),
+        check_exact=True,
+    )
+    found = MlflowClient(f"sqlite:///{new_store}").search_runs(["1"], max_results=1000)
+    assert not [run.info.run_name for run in found if run.info.status == "RUNNING"]
 
 
 def test_a_run_that_dies_does_not_take_the_study_with_it(shootout: Shootout, tmp_path: Path) -> None:
