@@ -135,7 +135,7 @@ def open_nursery(threads: int, load: Sequence[str]) -> bool:
     if sys.platform != "linux" or _nursery_threads not in (None, threads):
         return False
     if _nursery_threads is None:
-        forkserver.set_forkserver_preload([*load, "study.frozen"])
+        forkserver.set_forkserver_preload(["study.collector_off", *load, "study.frozen"])
         _nursery_threads = threads
     with _changed(os.environ, thread_limits(threads)), _deaf_to_ctrl_c():
         forkserver.ensure_running()
