@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from benchmarks.cases import DEFAULT, TOY, Case
 from benchmarks.command import Effort, run_benchmark
 from benchmarks.ensemble import steps_of_members
 from benchmarks.step import adaptive
 from benchmarks.tables import Table
+from benchmarks.timing import thread_ms, threads
 
 
 class Point(NamedTuple):
@@ -92,15 +92,13 @@ def status_mib(name: str) -> float:
 
 def measure_point(curve: Curve, size: int, budget_s: float) -> Point:
     """Make steps for a while, three at least; to be called in a process that has done nothing else."""
-    torch.set_num_threads(1)
     before = status_mib("VmRSS")
     steps, times = curve.steps(size), []
-    next(steps)
-    end = time.monotonic() + budget_s
-    while time.monotonic() < end or len(times) < 3:
-        start = time.thread_time()
+    with threads(1):
         next(steps)
-        times.append((time.thread_time() - start) * 1e3)
+        end = time.monotonic() + budget_s
+        while time.monotonic() < end or len(times) < 3:
+            times.append(thread_ms(lambda: next(steps)))
     return Point(curve.size_of(size), statistics.median(times), status_mib("VmHWM") - before)
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from study.memory import freed_memory_kept
+
 Contender = Callable[[], object]
 Clock = Callable[[Contender], float]
 Times = dict[str, list[float]]
@@ -74,11 +76,12 @@ def in_turns(
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Host threads of torch for a while."""
+    """Host threads of torch for a while, and memory as a training has it."""
     usual = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
-        yield
+        with freed_memory_kept():
+            yield
     finally:
         torch.set_num_threads(usual)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from study.grid_lines_torch_runner import score_training
+from study.memory import freed_memory_kept
 from study.records import write_results
 from study.result import identity_row
 from study.run_config import TorchRunnerConfig
@@ -40,7 +41,8 @@ def run_ensemble(configs: Sequence[TorchRunnerConfig], identities: Sequence[Mapp
     ]
     torch.set_num_threads(configs[0].threads)
     start = time.perf_counter()
-    EnsembleTrainer([Member(run.module, run.steps, run.validation) for run in runs]).fit()
+    with freed_memory_kept():
+        EnsembleTrainer([Member(run.module, run.steps, run.validation) for run in runs]).fit()
     share_s = (time.perf_counter() - start) / len(runs)
     results = []
     for cfg, own, base, run, identity in zip(configs, splits, baselines, runs, identities, strict=True):

@@ -18,6 +18,7 @@ from ptycho.errors import InputError
 from ptycho.faults import inject, parse_fault
 from ptycho_torch.config_params import TrainingConfig
 from study.divergence import DivergenceRule
+from study.memory import freed_memory_kept
 from study.records import BEST_CHECKPOINT_FILE, CHECKPOINT_FILE, RESULT_FILE, RunRecorder, has_steps
 from study.run_config import TorchRunnerConfig, setup_torch_configs
 from study.seeds import Seeds
@@ -97,9 +98,10 @@ def run_torch_training(
     torch.set_num_threads(cfg.threads)
     trainer = make_trainer(module.training_config, checkpoint_callbacks(cfg, folder, recorder, progress.wall_s))
     start = time.perf_counter() - progress.wall_s
-    trainer.fit(module, steps, validation, ckpt_path=checkpoint, weights_only=True)
-    if not recorder.evals or recorder.evals[-1].step != module.steps_done:
-        trainer.validate(module, validation, verbose=False)
+    with freed_memory_kept():
+        trainer.fit(module, steps, validation, ckpt_path=checkpoint, weights_only=True)
+        if not recorder.evals or recorder.evals[-1].step != module.steps_done:
+            trainer.validate(module, validation, verbose=False)
     return Trained(module, recorder, time.perf_counter() - start, splits.train.about)
 
 

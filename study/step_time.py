@@ -14,6 +14,7 @@ from ptycho_torch.losses import LOSSES, LossScale
 from ptycho_torch.model import build_model
 from ptycho_torch.optimizers import make_optimizer
 from ptycho_torch.train_utils import GradientClipper
+from study.memory import freed_memory_kept
 from study.settings import RunSettings
 
 STEPS = 3
@@ -35,16 +36,17 @@ def step_time(settings: RunSettings) -> float:
     shape = (training.batch_size, model_config.gridsize**2, model_config.N, model_config.N)
     amplitude = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
     times = []
-    for _ in range(1 + STEPS):
-        start = time.perf_counter()
-        for _ in range(training.accumulate_grad_batches):
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16-mixed"):
-                prediction = model(amplitude)
-            LOSSES[training.torch_loss_mode](prediction.intensity, amplitude, SCALE).mean().backward()
-        clipper()
-        optimizer.step()
-        optimizer.zero_grad()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    with freed_memory_kept():
+        for _ in range(1 + STEPS):
+            start = time.perf_counter()
+            for _ in range(training.accumulate_grad_batches):
+                with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16-mixed"):
+                    prediction = model(amplitude)
+                LOSSES[training.torch_loss_mode](prediction.intensity, amplitude, SCALE).mean().backward()
+            clipper()
+            optimizer.step()
+            optimizer.zero_grad()
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
