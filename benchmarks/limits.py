@@ -11,8 +11,8 @@ only for a step whose operations are not fused; the share says how much of the s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cases import DEFAULT, FNO, TOY, Case
+from benchmarks.cases import DEFAULT, FNO, HYBRID_17M, TOY
 from benchmarks.command import Effort, run_benchmark
+from benchmarks.ensemble import steps_of_members
 from benchmarks.tables import Table
 from benchmarks.timing import Measured, in_turns, threads
 
@@ -63,29 +64,47 @@ def _times(run: Callable[[], object]) -> list[float]:
     return in_turns({"": run}, 7)[""]
 
 
-def row(name: str, case: Case, flops: float, gbytes: float, rounds: int) -> list[str]:
-    """One network's step against the machine's rates."""
-    steps = case.steps()
+class Trained(NamedTuple):
+    """What is measured: steps without end, each of as many runs as share it, and steps of one of them alone."""
+
+    steps: Iterator[object]
+    alone: Iterator[object]
+    runs: int = 1
+
+
+def trainings(toy: bool) -> Mapping[str, Trained]:
+    """By name."""
+    if toy:
+        return {"toy": Trained(TOY.steps(), TOY.steps())}
+    return {
+        "fno (64 px)": Trained(FNO.steps(), FNO.steps()),
+        "default hybrid (32 px)": Trained(DEFAULT.steps(), DEFAULT.steps()),
+        "16 of them together, recorded": Trained(steps_of_members(DEFAULT, 16), DEFAULT.steps(), 16),
+        "17 M hybrid (96 px)": Trained(HYBRID_17M.steps(), HYBRID_17M.steps()),
+    }
+
+
+def row(name: str, trained: Trained, flops: float, gbytes: float, rounds: int) -> list[str]:
+    """One kind of step against the machine's rates."""
+    counter, steps = FlopCounterMode(display=False), trained.steps
     next(steps)
-    counter = FlopCounterMode(display=False)
     with counter:
-        next(steps)
+        next(trained.alone)  # torch counts convolutions in groups as if they were not
+    operations = counter.get_total_flops() * trained.runs
     with ByteCounter() as moved:
         next(steps)
     step_ms = Measured.of(in_turns({"": lambda: next(steps)}, rounds)[""]).median
-    compute_ms, memory_ms = counter.get_total_flops() / flops / 1e6, moved.total / gbytes / 1e6
-    numbers = (counter.get_total_flops() / 1e9, compute_ms, moved.total / 1e9, memory_ms, step_ms)
+    compute_ms, memory_ms = operations / flops / 1e6, moved.total / gbytes / 1e6
+    numbers = (operations / 1e9, compute_ms, moved.total / 1e9, memory_ms, step_ms)
     return [name, *(f"{number:.3g}" for number in numbers), f"{(compute_ms + memory_ms) / step_ms:.0%}"]
 
 
 def measure(effort: Effort) -> Iterator[Table]:
     """The table of limits, on one thread."""
-    cases = {"toy": TOY} if effort.toy else {"fno (64 px)": FNO, "default hybrid (32 px)": DEFAULT}
+    side, numbers = (256, 2**20) if effort.toy else (1536, 2**26)
     with threads(1):
-        flops, gbytes = (
-            (peak_gflops(256), peak_gbytes(2**20)) if effort.toy else (peak_gflops(1536), peak_gbytes(2**26))
-        )
-        rows = [row(name, case, flops, gbytes, effort.rounds_or(7)) for name, case in cases.items()]
+        flops, gbytes = peak_gflops(side), peak_gbytes(numbers)
+        rows = [row(name, it, flops, gbytes, effort.rounds_or(7)) for name, it in trainings(effort.toy).items()]
     note = f"One thread: matrix product {flops:.0f} GFLOP/s, copy {gbytes:.1f} GB/s."
     columns = ("step of", "GFLOP", "at peak ms", "GB", "at peak ms", "measured ms", "explained")
     yield Table(title="How near a step is to the machine's limits", columns=columns, rows=rows, note=note)
