@@ -1,6 +1,6 @@
 """Loaded first by the process that workers are forked from: no collections while modules load, of which all stay.
 
-They would find nothing, and take a sixth of the time; :mod:`study.frozen`, loaded last, turns them on again.
+They would find nothing, and take a fifth of the time; :mod:`study.frozen`, loaded last, turns them on again.
 """
 
 from __future__ import annotations
