@@ -17,6 +17,7 @@ from ptycho.errors import InputError, unknown_name
 
 FINISHED, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 ON = "everything finished so far is kept, and the same command goes on from here"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 logger = logging.getLogger(__name__)
 
 
@@ -87,14 +88,12 @@ def run_command(main: Callable[[], int]) -> int:
     the body, which finishes cleanly; the second does so again, and then the process ends without waiting for
     anything; both are 130.
     """
-    logging.basicConfig(
-        level=os.environ.get("LOGLEVEL", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
     heard: list[int] = []
     _listen(heard)
     gc.set_threshold(200_000, 20, 20)  # modules are many objects and no garbage: loading them is a second shorter
     atexit.register(gc.freeze)  # or a second goes by at the end with taking MLflow, pandas and the like to pieces
     try:
+        logging.basicConfig(level=_log_level(), format="%(levelname)s %(name)s: %(message)s")
         return main()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -110,6 +109,13 @@ def run_command(main: Callable[[], int]) -> int:
             sys.stderr.flush()
             os._exit(INTERRUPTED)
         return INTERRUPTED
+
+
+def _log_level() -> str:
+    level = os.environ.get("LOGLEVEL", "WARNING").upper()
+    if level not in LOG_LEVELS:
+        raise unknown_name("LOGLEVEL", level, LOG_LEVELS)
+    return level
 
 
 def _listen(heard: list[int]) -> None:

@@ -75,6 +75,7 @@ def write_config(path: Path, config: StudyConfig, overrides: Mapping[str, Any]) 
     }
     if config.tracking_uri is not None and redact(config.tracking_uri) != config.tracking_uri:
         del own["tracking_uri"]
+    own.pop("fresh", None)  # said once: repeated, it would throw away what this study has found
     plain = {name: _plain(value) for name, value in {**own, **overrides}.items()}
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     path.write_text(f"# Repeat this study: python -m study.shootout --config {path.name} --out FOLDER\n{text}", "utf-8")

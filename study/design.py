@@ -178,7 +178,7 @@ def parse_arm(text: str, threshold: float | None) -> Arm:
     Arm(algorithm='agc', threshold=0.02)
 
     Raises:
-        InputError: an unknown algorithm, or a threshold that is no finite number.
+        InputError: an unknown algorithm, or a threshold that does not clip.
     """
     name, separator, value = text.partition("=")
     if name not in ALGORITHMS:
@@ -189,7 +189,6 @@ def parse_arm(text: str, threshold: float | None) -> Arm:
         except ValueError:
             threshold = math.nan
     chosen = ALGORITHMS[name].default if threshold is None else threshold
-    if not math.isfinite(chosen):
-        shown = value if separator else threshold
-        raise InputError(f"threshold of {name}: {shown!r} is not a finite number; allowed: any, 0 or less means off")
+    if name != "none" and not 0 < chosen < math.inf:  # 0 or less would make it a second arm without clipping
+        raise InputError(f"threshold of {name}: {value if separator else threshold!r}; allowed: finite numbers above 0")
     return Arm(algorithm=name, threshold=chosen)

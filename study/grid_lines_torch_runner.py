@@ -183,7 +183,6 @@ def score_training(
     return {
         "algorithm": realised["gradient_clip_algorithm"],
         "threshold": realised["gradient_clip_val"],
-        "learning_rate": realised["learning_rate"],
         **outcome_row(outcome),
         "wall_s": trained.wall_s,
         **eval_columns(recorder.evals, baselines),

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from ptycho.errors import unknown_name
 from study.settings import split_settings
+from study.tracking_uri import redact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,9 +54,18 @@ def shootout(
     named = {"algo": algo, "seeds": seeds, "regime": regime, "out": None if out is None else str(out)}
     given = {name: value for name, value in named.items() if value is not None and value != ()}
     config, overrides = split_settings({"preset": preset, **given, **settings})
-    said = ", ".join(f"{name}={value!r}" for name, value in {"preset": preset, **given, **settings}.items())
-    report = run_study(make_plan(config, overrides, f"shootout({said})"))
+    report = run_study(make_plan(config, overrides, call_text({"preset": preset, **given, **settings})))
     return StudyResult(report.parent)
+
+
+def call_text(settings: Mapping[str, Any]) -> str:
+    """A call of :func:`shootout` as it may stand in a record: without the credentials in an address.
+
+    >>> call_text({"preset": "smoke", "tracking_uri": "http://me:secret@host"})
+    "shootout(preset='smoke', tracking_uri='http://***@host')"
+    """
+    shown = {name: redact(v) if isinstance(v, str) and "://" in v else v for name, v in settings.items()}
+    return f"shootout({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def load_study(source: str | Path, tracking_uri: str | None = None) -> StudyResult:

@@ -15,11 +15,13 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ptycho.errors import InputError
 from study.engines import Ended, Job
 from study.gpus import VISIBLE
 from study.local_engine import LocalEngine
@@ -82,6 +84,9 @@ def working_folder(root: Path, mark: Path) -> Path:
         return root
     parent = Path(scratch or tempfile.gettempdir()) / f"stability-shootout-{os.getuid()}"
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = parent.lstat()
+    if seen.st_uid != os.getuid() or stat.S_IMODE(seen.st_mode) & 0o077:
+        raise InputError(f"{parent}: open to others; allowed: a folder of one's own, or another {SCRATCH}")
     return parent / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 

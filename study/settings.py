@@ -53,7 +53,9 @@ class StudyConfig:
         validate(self)
 
     def check_together(self) -> None:
-        """Refuse ensembles where each run has a process or a time of its own."""
+        """Refuse ensembles where each run has a process or a time of its own, and what would never come to an end."""
+        if self.fresh and self.engine == "slurm":
+            raise InputError("fresh: with engine slurm every round would begin anew; allowed: an empty folder as out")
         if (self.ensemble or 1) > 1 and (self.time_limit is not None or self.engine == "slurm"):
             other = "time_limit" if self.time_limit is not None else "engine slurm"
             raise InputError(

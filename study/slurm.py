@@ -133,9 +133,16 @@ def row(training: Training) -> dict[str, object]:
 
 
 def is_queued(name: str) -> bool:
-    """Whether Slurm has jobs of that name, waiting or at work; not where it cannot be asked."""
+    """Whether Slurm has jobs of that name, waiting or at work; not where there is no Slurm.
+
+    Raises:
+        InputError: Slurm gives no answer; what it is at work on would be taken for dead.
+    """
     squeue = shutil.which("squeue")
     if squeue is None:
         return False
     asked = subprocess.run([squeue, "--noheader", "--name", name], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        said = " ".join(asked.stderr.split())[:200] or f"exit status {asked.returncode}"
+        raise InputError(f"engine: squeue gives no answer ({said}); allowed once Slurm answers")
     return bool(asked.stdout.strip())

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import from_plain
 from ptycho.errors import InputError
 from study.attempts import attempts_of, record_loss, set_aside_unfinished
@@ -62,6 +63,7 @@ def training_of(row: Mapping[str, Any]) -> Training:
         InputError: something else wrote it.
     """
     try:
+        load_plugins(row["settings"].get("plugin", ()))  # before anything asks whether their names exist
         settings = RunSettings(**from_plain(row["settings"], RunSettings))
         files = DataFiles(*map(Path, row["files"]))
         spec = RunSpec(regime=row["regime"], settings=settings)

@@ -19,7 +19,7 @@ from study.divergence import Outcome
 from study.engines import Job
 from study.local_engine import LocalEngine
 from study.ray_engine import RayEngine, connect, import_ray
-from study.ray_node import SCRATCH, fetch, moved, put_back, take_away
+from study.ray_node import SCRATCH, fetch, moved, put_back, take_away, working_folder
 from tests.processes import is_worker
 
 pytestmark = [
@@ -177,6 +177,15 @@ def test_paths_of_the_study_become_paths_of_the_node(tmp_path: Path) -> None:
     there = moved(job, old, new)
     assert there == Job("x", print, ((new / "runs/1", 3), Path("/elsewhere")), reads=(new / "data/f",))
     assert isinstance(there, Job)
+
+
+def test_a_node_works_in_no_folder_that_others_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SCRATCH, str(tmp_path))
+    mine = working_folder(tmp_path / "study", tmp_path / "mark")
+    assert mine.parent.stat().st_mode & 0o077 == 0
+    mine.parent.chmod(0o777)
+    with pytest.raises(InputError, match="open to others"):
+        working_folder(tmp_path / "study", tmp_path / "mark")
 
 
 def test_files_are_fetched_once_and_folders_taken_back(tmp_path: Path) -> None:

@@ -138,7 +138,19 @@ def test_a_study_that_slurm_still_has_is_left_alone(
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     if not queued:
+        squeue.write_text("#!/bin/sh\nexit 0\n")
         engine.__enter__()
         return
     with pytest.raises(InputError, match=f"Slurm still has jobs named {engine.name}"):
         engine.__enter__()
+
+
+def test_a_slurm_that_gives_no_answer_is_not_taken_for_an_empty_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(InputError, match=r"engine: squeue gives no answer \(slurm_load_jobs error: .*\)"):
+        SlurmEngine(tmp_path, None, 1, 0, None, LocalEngine(1, 1, None, {}, ())).__enter__()

@@ -178,6 +178,15 @@ def test_a_dry_run_shows_the_runs_and_writes_nothing(run: Run, tmp_path: Path) -
     assert refused.returncode == 2
 
 
+def test_a_log_level_that_there_is_not_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGLEVEL", "chatty")
+    done = run("report", "out")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: LOGLEVEL: unknown value 'CHATTY'; known: DEBUG, INFO, WARNING, ERROR, CRITICAL\n",
+    )
+
+
 def test_a_finished_study_is_repeated_from_the_file_it_left(run: Run, tmp_path: Path) -> None:
     first = run("shootout", *TOY, "--algo", "none", "--algo", "agc", "--learning-rate", "0.002")
     assert first.returncode == 0, first.stderr
@@ -186,5 +195,10 @@ def test_a_finished_study_is_repeated_from_the_file_it_left(run: Run, tmp_path: 
     assert "from earlier runs in this folder" in preview.stdout
     again = plan_of(build_parser().parse_args(["--config", str(tmp_path / "out" / "study.yaml")]), "")
     planned = [spec.run_id for spec in again.design.next_runs(again.overrides, [])]
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").glob("*/result.json")}
+    fresh = run("shootout", "--config", "out/study.yaml", "--fresh")
+    assert fresh.returncode == 0, fresh.stderr
+    assert all(path.stat().st_mtime_ns > then for path, then in results.items()), "trained again"
+    assert "fresh" not in (tmp_path / "out" / "study.yaml").read_text(), "which repeating the study would do again"
     assert sorted(planned) == sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
     assert len(planned) == 2

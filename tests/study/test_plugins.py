@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import multiprocessing
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,13 @@ from ptycho.config import plugins
 from ptycho.config.algorithms import ALGORITHMS
 from ptycho.config.plugins import load_plugins
 from ptycho.errors import InputError
+from study.data import DataFiles
 from study.plan import Plan, make_plan
 from study.settings import split_settings
+from study.slurm import row
+from study.slurm_task import training_of
+from study.trainings import Training
+from study.worker import execute_together, prepare_dataset
 
 TOY = (
     *("--preset", "smoke", "--regime", "control", "--seeds", "1", "--N", "16", "--object-size", "48"),
@@ -109,8 +116,9 @@ def test_a_plugin_is_loaded_once_and_again_when_it_has_changed(tmp_path: Path) -
         load_plugins([reference])
 
 
-def test_modules_and_entry_points_register_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "a_plugin_module.py", PLUGIN)
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that announces a plugin with the algorithm ``melt``."""
     write(
         tmp_path / "an_installed_one.py",
         PLUGIN.replace("freeze", "melt").replace("tiny", "mini").replace("bright", "b"),
@@ -120,11 +128,43 @@ def test_modules_and_entry_points_register_too(tmp_path: Path, monkeypatch: pyte
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\nanything = an_installed_one\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "an_installed_one", raising=False)
+
+
+@pytest.mark.usefixtures("installed")
+def test_modules_and_entry_points_register_too(tmp_path: Path) -> None:
+    write(tmp_path / "a_plugin_module.py", PLUGIN)
     assert plan(tmp_path, algo=["none", "melt"]).design.arms[1].algorithm == "melt"
     (reference,) = load_plugins(["a_plugin_module"])
     assert reference.startswith("a_plugin_module#sha256=")
     assert {"freeze", "melt"} <= set(ALGORITHMS)
     assert plugins.plugin_digests("melt", "hybrid", ["b:size=2"])
+
+
+@pytest.mark.usefixtures("installed")
+def test_runs_that_train_together_know_the_plugins_of_installed_packages(tmp_path: Path) -> None:
+    toy = {"N": 16, "object_size": 48, "n_lines": 20, "max_steps": 2, "eval_every": 2, "validation_fraction": 0.2}
+    made = plan(tmp_path, algo=["none", "melt"], **toy)
+    specs = made.design.next_runs(made.overrides, [])
+    files = prepare_dataset(specs[0], tmp_path / "data", (specs[0].settings.torch_loss_mode,))
+    trainings = [Training(spec, files, tmp_path / spec.run_id, True) for spec in specs]
+    process = multiprocessing.get_context("spawn").Process(target=execute_together, args=trainings)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    results = [json.loads((training.folder / "result.json").read_text()) for training in trainings]
+    assert [(result["algorithm"], result["ensemble_size"]) for result in results] == [("none", 2), ("melt", 2)]
+    assert [result["run_id"] for result in results] == [training.folder.name for training in trainings]
+
+
+def test_an_element_of_an_array_knows_what_a_file_registers(tmp_path: Path) -> None:
+    made = plan(tmp_path, algo=["none", "freeze"], plugin=write(tmp_path / "mine.py"))
+    files = DataFiles(*(tmp_path / f"{name}.npz" for name in DataFiles._fields))
+    rows = [row(Training(spec, files, tmp_path, True)) for spec in made.design.next_runs(made.overrides, [])]
+    del ALGORITHMS["freeze"]  # as in a process that has loaded nothing yet
+    plugins._loaded.clear()
+    read = [training_of(json.loads(json.dumps(it))) for it in rows]
+    assert [training.spec.settings.gradient_clip_algorithm for training in read] == ["none", "freeze"]
 
 
 HEAD = "from ptycho_torch.plugins import *\n"

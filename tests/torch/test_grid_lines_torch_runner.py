@@ -316,6 +316,14 @@ def test_the_result_has_every_column_and_what_was_realised(toy_config: MakeConfi
     assert result["baseline_oracle"] < result["baseline_mean_patch"] <= result["baseline_constant"]
 
 
+def test_a_training_that_ends_while_its_rate_rises_keeps_its_arm(toy_config: MakeConfig) -> None:
+    result = run_grid_lines_torch(
+        toy_config(learning_rate=0.01, scheduler="warmup_cosine", warmup_steps=50, max_steps=4)
+    )
+    assert result["learning_rate"] == 0.01, "by which arms are told apart"
+    assert result["realised"]["learning_rate"] == pytest.approx(4 / 50 * 0.01)
+
+
 def test_the_reconstruction_is_kept_beside_the_truth(toy_config: MakeConfig) -> None:
     run_grid_lines_torch(toy_config())
     with np.load(Path(toy_config().output_dir) / "reconstruction.npz", allow_pickle=False) as stored:
