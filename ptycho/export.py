@@ -62,6 +62,8 @@ def write_cxi(
         f"{SOURCE}/illumination": scan.probe * np.float32(np.sqrt(scan.photons_per_intensity)),
     }
     target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: cannot be written (there is no folder {target.parent}); allowed: a writable one")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with h5py.File(temporary, "w") as file:

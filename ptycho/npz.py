@@ -16,6 +16,7 @@ from ptycho.errors import InputError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 BZ2_BLOCK = 16 << 20
+MAGIC = (b"PK", b"\x93NUMPY")  # of an archive, and of a bare array
 LARGEST = 1e18  # its square is still a number in single precision
 
 
@@ -36,6 +37,8 @@ def read_npz(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, N
         InputError: the file is missing, damaged, no NPZ archive, or holds pickled objects.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: not a readable NPZ file, but a folder")
     try:
         with path.open("rb") as file:
             return _read(path, _unpacked(path, file) if path.suffix == ".bz2" else file, keys)
@@ -104,6 +107,9 @@ def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:
 
 
 def _read(path: Path, file: BinaryIO, keys: Iterable[str] | None) -> dict[str, NDArray[Any]]:
+    if not file.read(6).startswith(MAGIC):  # NumPy would take it for a pickle, and say how to load it
+        raise InputError(f"{path}: not a readable NPZ file; a scan is NPZ, CXI or another kind of HDF5")
+    file.seek(0)
     archive = np.load(file, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise InputError(f"{path}: holds one bare array; allowed: an NPZ archive of named arrays")

@@ -33,22 +33,39 @@ def preview(plan: Plan, console: Console) -> None:
     specs = plan.design.next_runs(plan.overrides, [])
     todo = unfinished(plan, specs)
     table = Table(box=None, title=f"{len(specs)} runs, {len(specs) - len(todo)} of them finished", title_justify="left")
-    for heading in ("regime", "algorithm", "replicates", "steps each"):
-        table.add_column(heading)
-    for (regime, algorithm, steps), number in runs_by_arm(specs).items():
-        table.add_row(regime, algorithm, str(number), f"{steps:,}")
+    arms = runs_by_arm(specs)
+    telling = [k for k, heading in enumerate(HEADINGS) if heading not in OPTIONAL or len({arm[k] for arm in arms}) > 1]
+    for k in telling:
+        table.add_column(HEADINGS[k])
+    table.add_column("runs", justify="right")
+    for arm, number in arms.items():
+        table.add_row(*(arm[k] for k in telling), str(number))
     console.print(table)
     if plan.design.rounds is not one_round:
         console.print("this is the first round; what it finds decides how many more runs follow")
     seconds, basis = time_needed(plan, todo)
     workers = workers_of(plan, specs)
     console.print(f"time: about {in_words(seconds / workers)}, {workers} at a time ({basis}; validations not counted)")
-    console.print(f"space: at most {space_needed(todo) / 1e6:,.0f} MB in {plan.out}", soft_wrap=True, markup=False)
+    if plan.config.engine != "local" and plan.config.workers is None:
+        console.print("how many run at a time is the cluster's business; say --workers for an estimate")
+    console.print(f"space: at most {space_in_words(space_needed(todo))} in {plan.out}", soft_wrap=True, markup=False)
 
 
-def runs_by_arm(specs: Sequence[RunSpec]) -> Counter[tuple[str, str, int]]:
-    """How many runs each regime has of each algorithm (with its threshold), by their number of steps."""
-    return Counter((s.regime, _algorithm(s.settings), planned_steps(s.settings)) for s in specs)
+HEADINGS = ("regime", "algorithm", "network", "rate", "steps each")
+OPTIONAL = ("network", "rate")  # shown where the study varies them
+
+
+def runs_by_arm(specs: Sequence[RunSpec]) -> Counter[tuple[str, ...]]:
+    """How many runs, which differ in their seed alone, the study has of each kind: texts under ``HEADINGS``."""
+    return Counter(
+        (s.regime, _algorithm(s.settings), _network(s.settings), f"{s.settings.learning_rate:g}", f"{steps:,}")
+        for s in specs
+        for steps in [planned_steps(s.settings)]
+    )
+
+
+def _network(settings: RunSettings) -> str:
+    return f"{settings.architecture}, {settings.fno_blocks} blocks, {settings.N} px"
 
 
 def _algorithm(settings: RunSettings) -> str:
@@ -102,9 +119,20 @@ def workers_of(plan: Plan, specs: Sequence[RunSpec]) -> int:
 def in_words(seconds: float) -> str:
     """A time as a person says it.
 
-    >>> in_words(8), in_words(200), in_words(9000)
-    ('8 s', '3 min', '2.5 h')
+    >>> in_words(8), in_words(200), in_words(9000), in_words(8e6)
+    ('8 s', '3 min', '2.5 h', '93 days')
     """
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def space_in_words(size_bytes: float) -> str:
+    """A size as a person says it.
+
+    >>> space_in_words(3.17e8), space_in_words(4.95e11)
+    ('317 MB', '495 GB')
+    """
+    return f"{size_bytes / 1e6:,.0f} MB" if size_bytes < 1e10 else f"{size_bytes / 1e9:,.0f} GB"

@@ -149,6 +149,18 @@ def checkpoint_callbacks(
     return [Checkpoints(*files, cfg.checkpoint_every, training_key(cfg), recorder.evals, wall_s)]
 
 
+def require_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        InputError: that device.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
+
+
 def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """A silent Trainer; the module decides when the step budget is spent.
 
@@ -158,8 +170,7 @@ def make_trainer(training: TrainingConfig, callbacks: Sequence[L.Callback] = ())
     import lightning as L
     import torch
 
-    if training.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: 'cuda', but torch finds no CUDA device; allowed here: auto, cpu")
+    require_device(training.device)
     # nothing here reads memory that it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from ptycho.config.settings import project
+from ptycho.errors import InputError
 from ptycho_torch.config_params import ModelConfig, TrainingConfig
 from ptycho_torch.losses import LOSSES, LossScale
 from ptycho_torch.model import build_model
 from ptycho_torch.optimizers import make_optimizer
 from ptycho_torch.train_utils import GradientClipper
+from study.grid_lines_torch_runner import is_out_of_memory
 from study.memory import freed_memory_kept
+from study.run_training import require_device
 from study.settings import RunSettings
 
 STEPS = 3
@@ -22,7 +25,23 @@ SCALE = LossScale(amplitude=0.5, intensity=0.33, photons_per_intensity=1.0)
 
 
 def step_time(settings: RunSettings) -> float:
-    """Median seconds of a few steps (after one that warms up) of a throw-away network on random amplitudes."""
+    """Median seconds of a few steps (after one that warms up) of a throw-away network on random amplitudes.
+
+    Raises:
+        InputError: a device that this machine does not have, a batch that does not fit into its memory.
+    """
+    require_device(settings.device)
+    try:
+        return _step_time(settings)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"batch_size: {settings.batch_size} frames do not fit into this machine's memory; allowed: fewer"
+        ) from None
+
+
+def _step_time(settings: RunSettings) -> float:
     model_config, training = (
         ModelConfig(**project(settings, ModelConfig)),
         TrainingConfig(**project(settings, TrainingConfig)),

@@ -38,7 +38,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({one_line(error)})") from None
+        why = one_line(error) if h5py.is_hdf5(path) else "its first bytes are not those of one"
+        raise InputError(f"{path}: not a readable HDF5 file ({why})") from None
     with file:
         try:
             yield file

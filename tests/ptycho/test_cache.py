@@ -202,9 +202,9 @@ def _bare(path: Path) -> None:
         (_flip, "cannot be read"),
         (_bare, "one bare array"),
         (lambda path: path.write_bytes(b""), "not a readable NPZ file"),
-        (lambda path: path.write_text("hello"), "not a readable NPZ file"),
+        (lambda path: path.write_text("hello"), "not a readable NPZ file; a scan is NPZ, CXI or another kind of HDF5"),
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: (path.unlink(), path.mkdir()), "not a readable NPZ file"),
+        (lambda path: (path.unlink(), path.mkdir()), "not a readable NPZ file, but a folder"),
     ],
     ids=["truncated", "flipped bit", "npy", "empty", "text", "missing", "folder"],
 )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ptycho.errors import InputError
 from study.config_file import read_config, write_config
+from study.dry_run import runs_by_arm
 from study.settings import RUN_FIELDS, STUDY_FIELDS, StudyConfig, split_settings
 from study.shootout import build_parser, plan_of
 
@@ -176,6 +178,35 @@ def test_a_dry_run_shows_the_runs_and_writes_nothing(run: Run, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
     refused = run("shootout", *TOY, "--algo", "agd", "--dry-run")
     assert refused.returncode == 2
+
+
+def test_a_dry_run_tells_networks_and_rates_apart() -> None:
+    def kinds(preset: str) -> dict[tuple[str, ...], int]:
+        plan = plan_of(build_parser().parse_args(["--preset", preset, "--algo", "none", "--algo", "agc"]), "")
+        return runs_by_arm(plan.design.next_runs(plan.overrides, []))
+
+    depth = kinds("depth")
+    assert depth["overload", "agc=0.01", "stable_hybrid, 4 blocks, 64 px", "0.003", "200"] == 8
+    assert (len(depth), set(depth.values())) == (2 * 6, {8})
+    assert kinds("frontier")["frontier", "none", "hybrid, 3 blocks, 32 px", "0.1", "200"] == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (("--batch-size", str(10**9)), "batch_size: 1000000000 frames do not fit into this machine's memory"),
+        (("--device", "cuda"), "device: 'cuda', but torch finds no CUDA device"),
+    ],
+)
+def test_what_the_machine_does_not_have_is_one_line_of_a_dry_run(
+    run: Run, setting: tuple[str, ...], message: str
+) -> None:
+    if "cuda" in setting and torch.cuda.is_available():
+        assert run("shootout", *TOY, *setting, "--dry-run").returncode == 0
+        return
+    done = run("shootout", *TOY, *setting, "--dry-run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
 
 
 def test_a_log_level_that_there_is_not_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
