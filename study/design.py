@@ -62,14 +62,18 @@ class RunSpec:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     def identity(self) -> dict[str, Any]:
-        """What a run's record says it is; its ``settings`` hold all that was asked for."""
+        """What a run's record says it is; its ``settings`` hold all that was asked for.
+
+        ``none`` has no threshold, also in the record of a run that is lost before it could say so: an arm by itself.
+        """
         settings = self.settings
+        clips = settings.gradient_clip_algorithm != "none"
         return {
             "run_id": self.run_id,
             "name": self.name,
             "regime": self.regime,
             "algorithm": settings.gradient_clip_algorithm,
-            "threshold": settings.gradient_clip_val,
+            "threshold": settings.gradient_clip_val if clips else None,
             "architecture": settings.architecture,
             "optimizer": settings.optimizer,
             "learning_rate": settings.learning_rate,

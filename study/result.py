@@ -22,11 +22,10 @@ if TYPE_CHECKING:  # the driver writes results too, and needs no torch
 
 
 def identity_row(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns known before a run starts, from its specification; ``none`` has no threshold, whatever was asked."""
+    """The columns known before a run starts, from its specification."""
     seeds = seeds_of(int(identity["replicate"]))
     return {
-        **{name: identity[name] for name in ("run_id", "regime", "algorithm", "architecture")},
-        "threshold": None if identity["algorithm"] == "none" else identity["threshold"],
+        **{name: identity[name] for name in ("run_id", "regime", "algorithm", "threshold", "architecture")},
         **{name: identity[name] for name in ("optimizer", "learning_rate", "replicate")},
         **{"seed_init": seeds.init, "seed_order": seeds.order, "seed_data": seeds.data},
         "git_commit": git_commit(),

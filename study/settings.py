@@ -44,7 +44,9 @@ class StudyConfig:
         "local", "Ray cluster: 'local' starts one here, 'auto' finds this machine's, or HOST:PORT"
     )
     out: str | None = setting(None, "Folder of the study: its records, tables and report; by default results/PRESET")
-    tracking_uri: str | None = setting(None, "MLflow store; by default MLFLOW_TRACKING_URI, else ./mlflow.db")
+    tracking_uri: str | None = setting(
+        None, "MLflow store; by default MLFLOW_TRACKING_URI, else mlflow.db in the checkout"
+    )
     experiment: str = setting(EXPERIMENT, "MLflow experiment")
     fresh: bool = setting(False, "Run everything again, finished runs too")
     stop_failed: bool = setting(True, "End a training once its weights are not finite")

@@ -18,8 +18,12 @@ import pytest
 from ptycho.config.plugins import load_plugins
 from ptycho.config.settings import chosen
 from study.presets import make_design
+from study.quality import SCORES
+from study.run_metrics import EVALS, FINAL, MAXIMA, MEANS
 from study.settings import RunSettings, StudyConfig
 from study.shootout import build_parser
+from study.step_table import EVAL_COLUMNS, STEP_COLUMNS
+from study.table import RUN_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("forgotten_afterwards")  # examples register what is theirs
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +121,18 @@ def test_the_settings_page_is_what_the_declarations_say() -> None:
     for cls in (StudyConfig, RunSettings):
         for name in cls.__dataclass_fields__:
             assert f"`--{name.replace('_', '-')}`" in page or name == "gradient_clip_val"
+
+
+def test_every_column_metric_and_tag_is_explained() -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    metrics = [*MEANS.values(), *EVALS.values(), *(f"{MEANS[name]}_max" for name in MAXIMA)]
+    metrics += [prefix + name for prefix, names in FINAL.items() for name in names]
+    tracker = "".join(
+        (ROOT / "study" / f"{name}.py").read_text(encoding="utf-8") for name in ("tracker", "tracking_runs")
+    )
+    tags = set(re.findall(r'"(study\.[a-z_]+)"', tracker)) | {"arm", "study.outcome", "study.algorithm"}
+    for name in (*RUN_COLUMNS, *SCORES, *STEP_COLUMNS, *EVAL_COLUMNS, *metrics, *tags - {"study.shootout"}):
+        assert f"`{name}`" in page, name
 
 
 def test_every_page_is_in_the_site() -> None:

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from ptycho.errors import InputError
+from study.attempts import record_loss
 from study.divergence import Outcome
-from study.result import identity_row, outcome_row
+from study.presets import make_design
+from study.settings import split_settings
 from study.step_table import EVAL_COLUMNS, STEP_COLUMNS
 from study.summaries import summarise
 from study.table import RUN_COLUMNS, collect, replacing
@@ -183,8 +185,11 @@ def test_a_run_that_died_early_does_not_unsettle_the_settings(tmp_path, write_st
 def test_a_run_of_the_control_that_was_lost_stays_in_its_arm(tmp_path, write_study_folder):
     out = write_study_folder(tmp_path)
     first = next(path for path in sorted(out.glob("runs/control-none-*")) if path.name.endswith("-0"))
-    spec = json.loads((first / "spec.json").read_text()) | {"threshold": 0.0}  # as asked for; a trained one has none
-    result = {**identity_row(spec), **outcome_row(Outcome(word="oom")), "wall_s": 1.0}
-    (first / "result.json").write_text(json.dumps(result))
+    before = json.loads((first / "result.json").read_text())
+    config, overrides = split_settings({"preset": "default", "algo": ["none"], "regime": ["control"]})
+    spec = make_design(config).specs(overrides)[0]
+    lost = record_loss(tmp_path / "lost", spec, Outcome(word="oom"), 1.0, "")
+    same = {name: before[name] for name in ("run_id", "architecture", "optimizer", "learning_rate")}
+    (first / "result.json").write_text(json.dumps(lost | same))
     (arm,) = [arm for arm in summarise(collect(out)) if (arm.regime, arm.algorithm) == ("control", "none")]
     assert (arm.n, arm.n_lost) == (7, 1)
