@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptycho.config.config import ScanConfig
+from ptycho.config.config import DataConfig, ScanConfig
 from ptycho.config.plugins import load_plugins
+from ptycho.config.settings import project
 from ptycho.errors import InputError
 from study.design import Design, RunSpec, used_plugins
-from study.settings import StudyConfig
+from study.settings import RunSettings, StudyConfig
 
 
 class Plan(NamedTuple):
@@ -48,7 +50,25 @@ def make_plan(config: StudyConfig, overrides: Mapping[str, Any], command: str) -
         overrides = {**overrides, **scan_settings(overrides)}
     for spec in design.next_runs(overrides, []):  # refuses settings that do not go together
         used_plugins(spec.settings)
+        check_probe(spec.settings)
     return Plan(config, design, overrides, Path(config.out or f"results/{config.preset}").absolute(), command)
+
+
+def check_probe(settings: RunSettings) -> None:
+    """Make the probe of a simulated run once, which refuses what cannot be one.
+
+    Raises:
+        InputError: a file that cannot be used, settings of another kind of probe.
+    """
+    if settings.data is None:
+        _made_probe(DataConfig(**project(settings, DataConfig)), settings.N)
+
+
+@functools.cache
+def _made_probe(data: DataConfig, N: int) -> None:
+    from ptycho.probe import make_probe
+
+    make_probe(data, N)
 
 
 def scan_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:

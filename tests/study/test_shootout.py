@@ -322,6 +322,10 @@ BAD_INPUT = {
     "unknown fault": (("--fault", "rain"), "rain"),
     "too deep": (("--fno-blocks", "7"), "fno_blocks: 7 levels of hybrid do not fit frames of 32 px"),
     "no scan": (("--preset", "real"), "data: the preset real needs a scan"),
+    "probe missing": (
+        ("--probe", "nowhere.npz", "--probe-defocus", "0", "--dry-run"),
+        "probe: 'nowhere.npz' is no file; allowed: disk",
+    ),
     "scan missing": (("--preset", "real", "--data", "nowhere.npz"), "nowhere.npz"),
     "folder store": (("--tracking-uri", "file:///tmp/mlruns"), "tracking-uri"),
     "no server": (("--tracking-uri", "http://127.0.0.1:9"), "http://127.0.0.1:9"),
