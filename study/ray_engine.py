@@ -182,7 +182,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("engine: 'ray' needs Ray; pip install 'ptycho-stability-shootout[ray]'") from None
+        raise InputError("engine: 'ray' needs Ray; pip install -e '.[ray]' in the checkout") from None
     return ray
 
 
