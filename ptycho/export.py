@@ -62,8 +62,6 @@ def write_cxi(
         f"{SOURCE}/illumination": scan.probe * np.float32(np.sqrt(scan.photons_per_intensity)),
     }
     target = Path(path)
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: cannot be written (there is no folder {target.parent}); allowed: a writable one")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with h5py.File(temporary, "w") as file:
@@ -76,9 +74,9 @@ def write_cxi(
             file["entry_1/data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}); allowed: a writable folder"
-        ) from None
+        there = target.parent.is_dir()
+        why = (error.strerror or error) if there else f"there is no folder {target.parent}"
+        raise InputError(f"{target}: cannot be written ({why}); allowed: a writable folder") from None
     finally:
         temporary.unlink(missing_ok=True)
 

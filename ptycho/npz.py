@@ -37,8 +37,6 @@ def read_npz(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, N
         InputError: the file is missing, damaged, no NPZ archive, or holds pickled objects.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: not a readable NPZ file, but a folder")
     try:
         with path.open("rb") as file:
             return _read(path, _unpacked(path, file) if path.suffix == ".bz2" else file, keys)
@@ -46,6 +44,8 @@ def read_npz(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, N
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: not a readable NPZ file, but a folder") from None
     except Exception as error:  # what parsers raise on foreign bytes is no closed set  # noqa: BLE001
         raise InputError(f"{path}: not a readable NPZ file ({one_line(error)})") from None
 

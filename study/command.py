@@ -93,7 +93,7 @@ def run_command(main: Callable[[], int]) -> int:
     gc.set_threshold(200_000, 20, 20)  # modules are many objects and no garbage: loading them is a second shorter
     atexit.register(gc.freeze)  # or a second goes by at the end with taking MLflow, pandas and the like to pieces
     try:
-        logging.basicConfig(level=_log_level(), format="%(levelname)s %(name)s: %(message)s")
+        _start_log(os.environ.get("LOGLEVEL", "WARNING").upper())
         return main()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -111,11 +111,10 @@ def run_command(main: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
-def _log_level() -> str:
-    level = os.environ.get("LOGLEVEL", "WARNING").upper()
-    if level not in LOG_LEVELS:
+def _start_log(level: str) -> None:
+    if not isinstance(logging.getLevelName(level), int):  # what logging says of a name that it does not know
         raise unknown_name("LOGLEVEL", level, LOG_LEVELS)
-    return level
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 def _listen(heard: list[int]) -> None:

@@ -57,15 +57,12 @@ OPTIONAL = ("network", "rate")  # shown where the study varies them
 
 def runs_by_arm(specs: Sequence[RunSpec]) -> Counter[tuple[str, ...]]:
     """How many runs, which differ in their seed alone, the study has of each kind: texts under ``HEADINGS``."""
-    return Counter(
-        (s.regime, _algorithm(s.settings), _network(s.settings), f"{s.settings.learning_rate:g}", f"{steps:,}")
-        for s in specs
-        for steps in [planned_steps(s.settings)]
-    )
+    return Counter((spec.regime, *_kind(spec.settings)) for spec in specs)
 
 
-def _network(settings: RunSettings) -> str:
-    return f"{settings.architecture}, {settings.fno_blocks} blocks, {settings.N} px"
+def _kind(settings: RunSettings) -> tuple[str, ...]:
+    network = f"{settings.architecture}, {settings.fno_blocks} blocks, {settings.N} px"
+    return _algorithm(settings), network, f"{settings.learning_rate:g}", f"{planned_steps(settings):,}"
 
 
 def _algorithm(settings: RunSettings) -> str:

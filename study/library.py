@@ -14,7 +14,7 @@ import pandas as pd
 
 from ptycho.errors import unknown_name
 from study.settings import split_settings
-from study.tracking_uri import redact
+from study.tracking_uri import redact_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def call_text(settings: Mapping[str, Any]) -> str:
     >>> call_text({"preset": "smoke", "tracking_uri": "http://me:secret@host"})
     "shootout(preset='smoke', tracking_uri='http://***@host')"
     """
-    shown = {name: redact(v) if isinstance(v, str) and "://" in v else v for name, v in settings.items()}
+    shown = {name: redact_value(value) if isinstance(value, str) else value for name, value in settings.items()}
     return f"shootout({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 

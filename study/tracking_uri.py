@@ -92,6 +92,11 @@ def redact_text(text: str) -> str:
     return re.sub(r"(?i)\b(password|passwd|pwd|secret|token)=[^\s&'\"),]+", r"\1=***", text)
 
 
+def redact_value(value: str) -> str:
+    """A setting's value: an address without its credentials, anything else as it is."""
+    return redact(value) if "://" in value else value
+
+
 def redact_words(words: Iterable[str]) -> list[str]:
     """A command line's words without the credentials in the addresses among them.
 
@@ -99,7 +104,7 @@ def redact_words(words: Iterable[str]) -> list[str]:
     ['--seeds', '2', '--tracking-uri=http://***@host']
     """
     split = [re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL) for word in words]
-    return [(m[1] or "") + (redact(m[2]) if "://" in m[2] else m[2]) for m in split if m]
+    return [(m[1] or "") + redact_value(m[2]) for m in split if m]
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -52,7 +52,7 @@ def execute_together(*trainings: Training) -> list[dict[str, Any]]:
 
     todo = [training for training in trainings if not (training.folder / RESULT_FILE).exists()]
     if len(todo) > 1 and not uses_gpu(todo[0].spec.settings.device):
-        load_plugins(())  # of installed packages; what a file registers trains alone
+        load_plugins(todo[0].spec.settings.plugin)
         for training in todo:
             begin(training.folder, training.spec)
         configs = [

@@ -127,10 +127,9 @@ def test_every_column_metric_and_tag_is_explained() -> None:
     page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     metrics = [*MEANS.values(), *EVALS.values(), *(f"{MEANS[name]}_max" for name in MAXIMA)]
     metrics += [prefix + name for prefix, names in FINAL.items() for name in names]
-    tracker = "".join(
-        (ROOT / "study" / f"{name}.py").read_text(encoding="utf-8") for name in ("tracker", "tracking_runs")
-    )
-    tags = set(re.findall(r'"(study\.[a-z_]+)"', tracker)) | {"arm", "study.outcome", "study.algorithm"}
+    senders = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "study").glob("track*.py"))
+    tags = set(re.findall(r'"(study\.[a-z_]+)"', senders)) | {"arm", "study.algorithm"}
+    assert {"study.id", "study.outcome", "study.reaped"} <= tags, "found in the code"
     for name in (*RUN_COLUMNS, *SCORES, *STEP_COLUMNS, *EVAL_COLUMNS, *metrics, *tags - {"study.shootout"}):
         assert f"`{name}`" in page, name
 
