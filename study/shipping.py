@@ -17,6 +17,7 @@ from study.tracking_notes import TrackingError
 
 logger = logging.getLogger(__name__)
 BEAT_S = 30.0
+LAST_ROUNDS = 5
 LONGEST_WAIT_S = 60.0
 
 
@@ -70,24 +71,30 @@ class Shipper:
     def _work(self) -> None:
         while not self._stopping.wait(self._wait_s()):
             self._round()
-        self._round()
+        for _ in range(LAST_ROUNDS):
+            if not self._round():
+                return
+            time.sleep(0.2)  # in a file, another study's transaction may have stood in the way
 
     def _wait_s(self) -> float:
         return min(self._interval_s * 2**self._away_for, max(LONGEST_WAIT_S, self._interval_s))
 
-    def _round(self) -> None:
+    def _round(self) -> bool:
+        """Send what is new; whether the store, which is there, did not take some run."""
         try:
             self._beat()
-            for folder in run_folders(self._out):
-                if _training(folder) not in self._complete:
-                    self._ship(folder)
+            refused = [
+                self._refuses(folder) for folder in run_folders(self._out) if _training(folder) not in self._complete
+            ]
         except TrackingError as error:
             self._complain("store", error)
             self._away_for = min(self._away_for + 1, 10)
-        else:
-            self._away_for = 0
+            return False
+        self._away_for = 0
+        return any(refused)
 
-    def _ship(self, folder: Path) -> None:
+    def _refuses(self, folder: Path) -> bool:
+        """Send a run; whether the store does not take it."""
         training = _training(folder)
         try:
             if self._tracker.ship(folder):
@@ -95,6 +102,8 @@ class Shipper:
         except TrackingError as error:
             self._tracker.beat()  # raises where the store is away; else it is this run alone that it refuses
             self._complain(folder.name, error)
+            return True
+        return False
 
     def _complain(self, what: str, error: TrackingError) -> None:
         level = logging.DEBUG if what in self._complained else logging.WARNING

@@ -464,20 +464,32 @@ class AnswerLoser(http.server.BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-def test_a_lost_answer_doubles_nothing(
-    server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]
-) -> None:
-    AnswerLoser.server_uri = server.uri
+@pytest.fixture
+def lossy(server: Any, tmp_path: Path, write_run: WriteRun, write_study_json: Callable[..., None]) -> Iterator[Study]:
+    """A study whose server's answer to the second run made is lost."""
+    AnswerLoser.server_uri, AnswerLoser.made = server.uri, 0
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), AnswerLoser) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        study = Study(tmp_path / "lossy", f"http://127.0.0.1:{proxy.server_port}", write_run, write_study_json)
-        folder, tracker = study.run(0), study.open()
-        with pytest.raises(TrackingError):
-            tracker.ship(folder)
-        assert tracker.ship(folder)
-        assert len(study.children()) == 1
-        tracker.close()
+        yield Study(tmp_path / "lossy", f"http://127.0.0.1:{proxy.server_port}", write_run, write_study_json)
         proxy.shutdown()
+
+
+def test_a_lost_answer_doubles_nothing(lossy: Study) -> None:
+    folder, tracker = lossy.run(0), lossy.open()
+    with pytest.raises(TrackingError):
+        tracker.ship(folder)
+    assert tracker.ship(folder)
+    assert len(lossy.children()) == 1
+    tracker.close()
+
+
+def test_a_run_that_the_store_does_not_take_at_the_end_is_sent_once_more(lossy: Study) -> None:
+    lossy.run(0)
+    tracker = lossy.open()
+    shipper = Shipper(tracker, lossy.out, interval_s=3600).start()
+    assert shipper.stop(60) == []
+    assert [run.info.status for run in lossy.children()] == ["FINISHED"]
+    tracker.close()
 
 
 def test_an_outage_loses_nothing_and_doubles_nothing(
